@@ -1,0 +1,143 @@
+//! The file-system seam: everything that Terrace asks of a file system, and nothing more.
+//!
+//! Implementations return [`Error::Io`](crate::Error::Io) with the path and the operation. They may be called from any
+//! thread. `Interrupted` is retried inside; short reads and writes are passed on, as the operating system would.
+
+use std::fmt::Debug;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::{Error, Operation, Region, Result};
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// An existing file, for reading only.
+    Read,
+    /// An existing file, for reading and writing.
+    ReadWrite,
+    /// A file that must not exist yet, for reading and writing.
+    CreateNew,
+}
+
+/// What a file system stands on: network file systems get no mappings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    /// A local disk, or memory.
+    Local,
+    /// NFS, SMB and the like: a mapping could fault on a server's failure.
+    Network,
+}
+
+/// How a range of a file or mapping will be used. Advice never changes what is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advice {
+    /// No particular pattern.
+    Normal,
+    /// At random: no readahead.
+    Random,
+    /// From front to back.
+    Sequential,
+    /// Soon: start reading it now.
+    WillNeed,
+    /// Not again soon: the page cache may forget it.
+    DontNeed,
+}
+
+/// A file system.
+pub trait FileSystem: Debug + Send + Sync + 'static {
+    /// Creates a directory, and those above it, durably. Succeeds if it exists.
+    fn create_dir_all(&self, path: &Path) -> Result<()>;
+
+    /// The names of the entries of a directory, in no particular order. Names that are not UTF-8 are given lossily.
+    fn read_dir(&self, path: &Path) -> Result<Vec<String>>;
+
+    /// Opens a regular file. Symbolic links are not followed; anything else is refused.
+    fn open(&self, path: &Path, mode: OpenMode) -> Result<Arc<dyn File>>;
+
+    /// Renames a file, replacing one at `to`. Durable after [`FileSystem::sync_dir`].
+    fn rename(&self, from: &Path, to: &Path) -> Result<()>;
+
+    /// Removes a file. Open handles and mappings of it stay valid.
+    fn remove_file(&self, path: &Path) -> Result<()>;
+
+    /// Makes the entries of a directory durable: creations, renames and removals so far.
+    fn sync_dir(&self, path: &Path) -> Result<()>;
+
+    /// Locks a directory for this process by its file `LOCK`, which is created if need be and never removed.
+    /// [`Error::Locked`] if somebody has it. The lock goes when the guard is dropped or the process ends.
+    fn lock_dir(&self, path: &Path) -> Result<Box<dyn DirectoryLock>>;
+
+    /// What `path` stands on.
+    fn medium(&self, path: &Path) -> Result<Medium>;
+}
+
+/// An open file. Reads and writes say where; there is no position.
+pub trait File: Debug + Send + Sync + 'static {
+    /// The path it was opened by, for error messages.
+    fn path(&self) -> &Path;
+
+    /// Its length in bytes now.
+    fn len(&self) -> Result<u64>;
+
+    /// Whether it is empty now.
+    fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Reads up to `buf.len()` bytes at `offset`; fewer than asked for, down to 0 at the end of the file.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize>;
+
+    /// Writes up to `buf.len()` bytes at `offset`, extending the file as needed; says how many.
+    fn write_at(&self, buf: &[u8], offset: u64) -> Result<usize>;
+
+    /// Cuts the file or extends it with zeros. Never called on a file that may be mapped.
+    fn set_len(&self, len: u64) -> Result<()>;
+
+    /// Makes the contents durable, and the length (`fdatasync`). After an error nothing is known about what is
+    /// durable, and a second call that succeeds does not change that.
+    fn sync(&self) -> Result<()>;
+
+    /// Starts writing a range to the device without waiting (`sync_file_range`), so that a later sync is short.
+    /// A hint: it may do nothing and reports no errors.
+    fn start_writeback(&self, offset: u64, len: u64);
+
+    /// Tells the page cache how a range will be used (`posix_fadvise`). A hint.
+    fn advise(&self, advice: Advice, offset: u64, len: u64);
+
+    /// Maps the first `len` bytes, which must lie within the file, for reading.
+    ///
+    /// The file must not be written or cut while the region lives: see [`Region`].
+    fn map(&self, len: usize) -> Result<Region>;
+}
+
+/// Held while a directory is locked; dropping it unlocks.
+pub trait DirectoryLock: Debug + Send + Sync {}
+
+/// Fills `buf` from `offset`, or fails: an end of file in between is [`Error::Corruption`].
+pub fn read_exact_at(file: &dyn File, mut buf: &mut [u8], mut offset: u64) -> Result<()> {
+    while !buf.is_empty() {
+        let read = file.read_at(buf, offset)?;
+        if read == 0 {
+            let what = format!("the file ends {} bytes too early", buf.len());
+            return Err(Error::corruption(file.path(), offset, what));
+        }
+        buf = &mut buf[read..];
+        offset += read as u64;
+    }
+    Ok(())
+}
+
+/// Writes all of `buf` at `offset`, going on after short writes.
+pub fn write_all_at(file: &dyn File, mut buf: &[u8], mut offset: u64) -> Result<()> {
+    while !buf.is_empty() {
+        let written = file.write_at(buf, offset)?;
+        if written == 0 {
+            let source = std::io::Error::from(std::io::ErrorKind::WriteZero);
+            return Err(Error::io(file.path(), Operation::Write, source));
+        }
+        buf = &buf[written..];
+        offset += written as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! The lowest room of Terrace: how bytes reach the disk and come back.
+//!
+//! Every other crate does its I/O through the [`FileSystem`] and [`File`] traits of this one, so that the same code
+//! runs over the operating system ([`OsFileSystem`]), over memory with honest crash semantics ([`MemoryFileSystem`])
+//! and under injected faults ([`FaultFileSystem`]). On top of the seam stand the I/O paths, one for each access
+//! pattern: [`Region`] for point reads (a read-only mapping), [`ScanReader`] for long scans (`pread` with readahead),
+//! [`SequentialWriter`] for tables being written (large aligned chunks), and [`LogFile`] for logs (`pwrite` into
+//! preallocated space, `fdatasync`).
+//!
+//! This is the only crate with `unsafe` code, all of it in `region.rs` and `os.rs`.
+
+#![deny(unsafe_code)]
+
+mod checksum;
+mod error;
+mod fault;
+mod fs;
+mod log_file;
+mod memory;
+mod os;
+#[cfg(test)]
+mod recorder;
+mod region;
+mod scan_reader;
+mod sequential_writer;
+
+pub use checksum::Checksum;
+pub use error::{Error, Operation, Result};
+pub use fault::{FaultFileSystem, FaultKind, FaultRule};
+pub use fs::{Advice, DirectoryLock, File, FileSystem, Medium, OpenMode, read_exact_at, write_all_at};
+pub use log_file::LogFile;
+pub use memory::{CrashPolicy, MemoryFileSystem};
+pub use os::OsFileSystem;
+pub use region::Region;
+pub use scan_reader::ScanReader;
+pub use sequential_writer::SequentialWriter;
+
+/// Bytes in a page: the unit of mapping, of table alignment and of checksummed metadata.
+pub const PAGE_BYTES: usize = 4096;

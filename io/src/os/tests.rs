@@ -1,0 +1,175 @@
+//! What only an operating system has: links, pipes, permissions, processes, mappings.
+
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::{Command, Stdio};
+
+use super::*;
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn permissions(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn symbolic_links_are_not_followed() {
+    let directory = directory();
+    let (target, link) = (directory.path().join("target"), directory.path().join("link"));
+    fs::write(&target, b"bytes").unwrap();
+    symlink(&target, &link).unwrap();
+    for mode in [OpenMode::Read, OpenMode::ReadWrite, OpenMode::CreateNew] {
+        OsFileSystem.open(&link, mode).unwrap_err();
+    }
+    // A lock would be written through it.
+    symlink(&target, directory.path().join("LOCK")).unwrap();
+    OsFileSystem.lock_dir(directory.path()).unwrap_err();
+    assert_eq!(fs::read(&target).unwrap(), b"bytes");
+}
+
+#[test]
+fn a_directory_may_be_a_link() {
+    let directory = directory();
+    let (target, link) = (directory.path().join("target"), directory.path().join("link"));
+    OsFileSystem.create_dir_all(&target).unwrap();
+    symlink(&target, &link).unwrap();
+    OsFileSystem.create_dir_all(&link.join("below")).unwrap();
+    OsFileSystem.sync_dir(&link).unwrap();
+    assert_eq!(OsFileSystem.read_dir(&target).unwrap(), ["below"]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_is_not_a_regular_file_is_refused_without_waiting() {
+    let directory = directory();
+    let pipe = directory.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    for mode in [OpenMode::Read, OpenMode::ReadWrite] {
+        let refused = OsFileSystem.open(&pipe, mode).unwrap_err();
+        assert!(matches!(refused, Error::Io { source, .. } if source.kind() == ErrorKind::InvalidInput));
+        OsFileSystem.open(Path::new("/dev/null"), mode).unwrap_err();
+    }
+}
+
+#[test]
+fn files_and_directories_are_the_owners() {
+    let directory = directory();
+    let database = directory.path().join("a/b");
+    OsFileSystem.create_dir_all(&database).unwrap();
+    OsFileSystem.open(&database.join("file"), OpenMode::CreateNew).unwrap();
+    let _lock = OsFileSystem.lock_dir(&database).unwrap();
+    assert_eq!(permissions(&directory.path().join("a")), 0o700);
+    assert_eq!(permissions(&database), 0o700);
+    assert_eq!(permissions(&database.join("file")), 0o600);
+    assert_eq!(permissions(&database.join("LOCK")), 0o600);
+}
+
+#[test]
+fn a_lock_names_its_process() {
+    let directory = directory();
+    let lock_file = directory.path().join("LOCK");
+    fs::write(&lock_file, b"a longer text of somebody else").unwrap();
+    let lock = OsFileSystem.lock_dir(directory.path()).unwrap();
+    assert_eq!(fs::read_to_string(&lock_file).unwrap(), std::process::id().to_string());
+    let Err(Error::Locked { holder, .. }) = OsFileSystem.lock_dir(directory.path()) else {
+        panic!("locked twice");
+    };
+    assert_eq!(holder, format!("process {}", std::process::id()));
+
+    fs::write(&lock_file, b"\xff\xff nobody").unwrap();
+    let Err(Error::Locked { holder, .. }) = OsFileSystem.lock_dir(directory.path()) else {
+        panic!("locked twice");
+    };
+    assert_eq!(holder, "another process");
+    drop(lock);
+    OsFileSystem.lock_dir(directory.path()).unwrap();
+}
+
+/// Not a test of its own: what another process does in the test below.
+#[test]
+#[ignore = "runs as a child of locks_are_seen_by_other_processes"]
+fn child_that_holds_a_lock() {
+    let Some(directory) = std::env::var_os("TERRACE_TEST_LOCK") else { return };
+    let _lock = OsFileSystem.lock_dir(Path::new(&directory)).unwrap();
+    println!("\nlocked");
+    let _ = std::io::stdin().read_line(&mut String::new());
+}
+
+#[test]
+fn locks_are_seen_by_other_processes_and_end_with_them() {
+    let directory = directory();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "--nocapture", "os::tests::child_that_holds_a_lock"])
+        .env("TERRACE_TEST_LOCK", directory.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == "locked"), "the child never got the lock");
+    let refused = OsFileSystem.lock_dir(directory.path());
+    let Err(Error::Locked { path, holder }) = refused else { panic!("{refused:?}") };
+    assert_eq!((path.as_path(), holder), (directory.path(), format!("process {}", child.id())));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    OsFileSystem.lock_dir(directory.path()).unwrap();
+}
+
+#[test]
+fn a_mapping_outlives_its_name_and_its_file() {
+    let directory = directory();
+    let path = directory.path().join("table");
+    let file = OsFileSystem.open(&path, OpenMode::CreateNew).unwrap();
+    crate::write_all_at(&*file, &[7; 10_000], 0).unwrap();
+    file.sync().unwrap();
+    let region = file.map(9_000).unwrap();
+    assert!(region.is_mapped());
+    drop(file);
+    OsFileSystem.remove_file(&path).unwrap();
+    assert_eq!(*region, [7; 9_000]);
+}
+
+#[test]
+fn descriptors_are_not_inherited() {
+    let directory = directory();
+    let file = open_regular(&directory.path().join("a"), OFlags::RDWR | OFlags::CREATE).unwrap();
+    assert!(rustix::io::fcntl_getfd(&file).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+}
+
+#[test]
+fn relative_paths_have_a_parent() {
+    assert_eq!(parent(Path::new("a")), Some(Path::new(".")));
+    assert_eq!(parent(Path::new("a/b")), Some(Path::new("a")));
+    assert_eq!(parent(Path::new("/")), None);
+    OsFileSystem.create_dir_all(Path::new("")).unwrap();
+    OsFileSystem.create_dir_all(Path::new(".")).unwrap();
+    OsFileSystem.create_dir_all(Path::new("/")).unwrap();
+    assert_eq!(OsFileSystem.medium(Path::new("")).unwrap(), OsFileSystem.medium(Path::new(".")).unwrap());
+}
+
+#[test]
+fn directories_may_be_created_by_many_at_once() {
+    let directory = directory();
+    let path = directory.path().join("a/b/c/d");
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| OsFileSystem.create_dir_all(&path).unwrap());
+        }
+    });
+    assert!(path.is_dir());
+}
+
+#[test]
+fn names_that_are_not_text_are_listed() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let directory = directory();
+    let name = OsStr::from_bytes(b"a\xffb");
+    match fs::File::create(directory.path().join(name)) {
+        Ok(mut file) => file.write_all(b"x").unwrap(),
+        Err(_) => return, // Not every file system has such names.
+    }
+    assert_eq!(OsFileSystem.read_dir(directory.path()).unwrap(), ["a\u{fffd}b"]);
+}

@@ -1,0 +1,215 @@
+//! The writing of a new file from front to back, as tables are written.
+//!
+//! Bytes are collected into chunks of 2 MiB that start on multiples of their size, so that the file system gets
+//! large aligned writes, and the device is set to work on each chunk as soon as it is handed over, so that the
+//! final sync has little left to wait for. One thread owns a writer; nobody reads the file before
+//! [`SequentialWriter::finish`].
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::{Error, File, FileSystem, OpenMode, Result, write_all_at};
+
+/// How much is written at once, and what the writes are aligned to.
+const CHUNK_BYTES: usize = 2 * 1024 * 1024;
+
+/// The writer of a new file.
+///
+/// A failed write makes the file worthless: every later call returns the same error. Remove the file and write it
+/// again from its source.
+///
+/// ```
+/// use std::path::Path;
+/// use terrace_io::{MemoryFileSystem, SequentialWriter};
+/// # fn main() -> terrace_io::Result<()> {
+/// let fs = MemoryFileSystem::new();
+/// let mut writer = SequentialWriter::create(&fs, Path::new("000001.sst"))?;
+/// writer.append(b"terr")?;
+/// writer.append(b"ace")?;
+/// assert_eq!(writer.finish()?, 7);
+/// assert_eq!(fs.file_bytes(Path::new("000001.sst"))?, b"terrace");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct SequentialWriter {
+    file: Arc<dyn File>,
+    /// How much has been written to the file: a multiple of the chunk size until the end.
+    written: u64,
+    /// What comes next, less than a chunk. Grows with what is appended: a small table has a small buffer.
+    buffer: Vec<u8>,
+    /// The first failure.
+    failure: Option<Error>,
+}
+
+impl SequentialWriter {
+    /// Creates the file, which must not exist yet.
+    pub fn create(fs: &dyn FileSystem, path: &Path) -> Result<Self> {
+        let file = fs.open(path, OpenMode::CreateNew)?;
+        Ok(SequentialWriter { file, written: 0, buffer: Vec::new(), failure: None })
+    }
+
+    /// Appends bytes. They may stay in the buffer until more come, or until the end.
+    pub fn append(&mut self, mut bytes: &[u8]) -> Result<()> {
+        self.check()?;
+        while !bytes.is_empty() {
+            if self.buffer.is_empty() && bytes.len() >= CHUNK_BYTES {
+                // Whole chunks go out without being copied.
+                let (chunks, rest) = bytes.split_at(bytes.len() - bytes.len() % CHUNK_BYTES);
+                self.write_chunks(chunks)?;
+                bytes = rest;
+            } else {
+                let room = CHUNK_BYTES - self.buffer.len();
+                let (now, rest) = bytes.split_at(room.min(bytes.len()));
+                self.buffer.extend_from_slice(now);
+                bytes = rest;
+                if self.buffer.len() == CHUNK_BYTES {
+                    self.write_buffer()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many bytes have been appended: where the next ones go.
+    pub fn position(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    /// Writes what is left and makes the file durable. Its directory entry is the caller's to sync. Returns its
+    /// length.
+    pub fn finish(mut self) -> Result<u64> {
+        self.check()?;
+        self.write_buffer()?;
+        self.file.sync()?;
+        Ok(self.written)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    fn write_buffer(&mut self) -> Result<()> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        self.write_chunks(&buffer)?;
+        buffer.clear();
+        self.buffer = buffer;
+        Ok(())
+    }
+
+    /// Writes at the end of what is written. The writer has failed for good if this does.
+    fn write_chunks(&mut self, bytes: &[u8]) -> Result<()> {
+        for chunk in bytes.chunks(CHUNK_BYTES) {
+            if let Err(error) = write_all_at(&*self.file, chunk, self.written) {
+                self.failure = Some(error.clone());
+                return Err(error);
+            }
+            self.file.start_writeback(self.written, chunk.len() as u64);
+            self.written += chunk.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recorder::{Call, Recorder};
+    use crate::{FaultFileSystem, FaultKind, FaultRule, MemoryFileSystem, Operation};
+
+    const PATH: &str = "000001.sst";
+    const CHUNK: u64 = CHUNK_BYTES as u64;
+
+    /// Bytes that differ from place to place.
+    fn bytes(len: usize) -> Vec<u8> {
+        (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    }
+
+    #[test]
+    fn pieces_of_every_size_come_out_as_aligned_chunks() {
+        let expected = bytes(5 * CHUNK_BYTES + 12_345);
+        for piece in
+            [4096, 65_537, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES, usize::MAX]
+        {
+            let fs = Recorder::default();
+            let mut writer = SequentialWriter::create(&fs, Path::new(PATH)).unwrap();
+            for piece in expected.chunks(piece) {
+                let position = writer.position();
+                writer.append(piece).unwrap();
+                assert_eq!(writer.position(), position + piece.len() as u64);
+            }
+            assert_eq!(writer.finish().unwrap(), expected.len() as u64);
+            let mut calls = Vec::new();
+            for offset in (0..5 * CHUNK).step_by(CHUNK_BYTES) {
+                calls.extend([Call::Write(offset, CHUNK_BYTES), Call::StartWriteback(offset, CHUNK)]);
+            }
+            calls.extend([
+                Call::Write(5 * CHUNK, 12_345),
+                Call::StartWriteback(5 * CHUNK, 12_345),
+                Call::Sync,
+            ]);
+            assert_eq!(fs.take(), calls, "pieces of {piece}");
+            assert!(fs.memory.file_bytes(Path::new(PATH)).unwrap() == expected, "pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn a_small_file_has_a_small_buffer() {
+        let fs = Recorder::default();
+        let mut writer = SequentialWriter::create(&fs, Path::new(PATH)).unwrap();
+        assert_eq!(writer.buffer.capacity(), 0);
+        writer.append(&[1; 1000]).unwrap();
+        assert!(writer.buffer.capacity() < 10_000);
+        assert_eq!(fs.take(), []);
+        assert_eq!(writer.finish().unwrap(), 1000);
+    }
+
+    #[test]
+    fn an_empty_file_is_synced_too() {
+        let fs = Recorder::default();
+        assert_eq!(SequentialWriter::create(&fs, Path::new(PATH)).unwrap().finish().unwrap(), 0);
+        assert_eq!(fs.take(), [Call::Sync]);
+        SequentialWriter::create(&fs, Path::new(PATH)).unwrap_err();
+    }
+
+    #[test]
+    fn a_failure_is_final() {
+        let memory = MemoryFileSystem::new();
+        let fs = FaultFileSystem::new(Arc::new(memory.clone()));
+        fs.add(FaultRule::on(Operation::Write).skip(1).once());
+        let mut writer = SequentialWriter::create(&fs, Path::new(PATH)).unwrap();
+        writer.append(&[1; CHUNK_BYTES]).unwrap();
+        writer.append(&[2; CHUNK_BYTES - 1]).unwrap();
+        let first = writer.append(&[2; 2]).unwrap_err();
+        assert_eq!(writer.append(&[3]).unwrap_err().to_string(), first.to_string());
+        assert_eq!(writer.finish().unwrap_err().to_string(), first.to_string());
+        assert_eq!((fs.calls(Operation::Write), fs.calls(Operation::Sync)), (2, 0));
+    }
+
+    #[test]
+    fn a_failed_sync_is_a_failure_to_finish() {
+        let fs = FaultFileSystem::new(Arc::new(MemoryFileSystem::new()));
+        fs.add(FaultRule::on(Operation::Sync));
+        let mut writer = SequentialWriter::create(&fs, Path::new(PATH)).unwrap();
+        writer.append(&[1]).unwrap();
+        writer.finish().unwrap_err();
+    }
+
+    #[test]
+    fn short_writes_go_on_and_a_full_disk_is_reported() {
+        let expected = bytes(2 * CHUNK_BYTES + 99);
+        let memory = MemoryFileSystem::new();
+        let fs = FaultFileSystem::new(Arc::new(memory.clone()));
+        fs.add(FaultRule::on(Operation::Write).kind(FaultKind::ShortWrite).times(20));
+        let mut writer = SequentialWriter::create(&fs, Path::new(PATH)).unwrap();
+        writer.append(&expected).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(fs.injected(), 20);
+        assert!(memory.file_bytes(Path::new(PATH)).unwrap() == expected);
+
+        memory.set_capacity(Some(memory.total_bytes() + CHUNK + 5));
+        let mut writer = SequentialWriter::create(&fs, Path::new("b")).unwrap();
+        assert!(writer.append(&expected).unwrap_err().is_disk_full());
+        assert_eq!(memory.file_bytes(Path::new("b")).unwrap().len(), CHUNK_BYTES + 5);
+    }
+}
