@@ -1,0 +1,134 @@
+//! What is in a table, for people who look inside: its layout, and how a key is looked up in it.
+
+use std::sync::Arc;
+
+use terrace_io::Result;
+
+use crate::block::BlockHead;
+use crate::cursor::{Cursor, ScanMode};
+use crate::footer::{Footer, MetadataBlock};
+use crate::{Kind, Properties, Table};
+
+/// The parts of a table file.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// Its end.
+    pub footer: Footer,
+    /// What it says about itself.
+    pub properties: Properties,
+    /// The data blocks, in order.
+    pub blocks: Vec<BlockInfo>,
+    /// The metadata blocks, in ascending order of kind. Their offsets count from [`Footer::meta_offset`].
+    pub metadata: Vec<MetadataBlock>,
+}
+
+/// A data block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockInfo {
+    /// Where it starts in the file.
+    pub offset: u64,
+    /// Bytes in the file.
+    pub len: u64,
+    /// Bytes without compression; as many if it has none.
+    pub raw_len: u64,
+    /// How many entries it has.
+    pub entries: u64,
+    /// Whether it is compressed.
+    pub compressed: bool,
+    /// Its first key.
+    pub first_key: Vec<u8>,
+    /// Its fence: not above the first key, and above the last of the block before (or equal to both).
+    pub separator: Vec<u8>,
+}
+
+/// Reads all blocks of a table and tells where its parts are.
+pub fn layout(table: &Table) -> Result<Layout> {
+    let (storage, context) = (table.storage()?, table.context());
+    let mut blocks = Vec::new();
+    for index in 0..storage.fences.len() {
+        let extent = storage.extent(index)?;
+        let block = storage.block(context, index, false)?;
+        let wrong = |what| storage.damaged_block(index, what);
+        let head = BlockHead::read(&block).map_err(wrong)?;
+        let first = head.entry(&block, 0).map_err(wrong)?;
+        blocks.push(BlockInfo {
+            offset: extent.start,
+            len: extent.end - extent.start,
+            raw_len: block.len() as u64,
+            entries: head.count as u64,
+            compressed: storage.is_block_compressed(index)?,
+            first_key: block[first.key_range()].to_vec(),
+            separator: storage.fences.separator(&storage.metadata, index)?,
+        });
+    }
+    Ok(Layout {
+        footer: storage.footer,
+        properties: storage.properties.clone(),
+        blocks,
+        metadata: storage.directory.clone(),
+    })
+}
+
+/// How a key is looked up in a table, step by step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// Whether the key lies in the table's key range. If not, a get stops here.
+    pub in_range: bool,
+    /// Whether the filter lets the key through; `None` without a filter. If not, a get stops here.
+    pub filter: Option<bool>,
+    /// The data block that the fences point to.
+    pub block: usize,
+    /// Where it is in the file.
+    pub block_offset: u64,
+    /// Bytes of it in the file.
+    pub block_len: u64,
+    /// The first slot of the block at or after the key; `None` if that is in the next block, or nowhere.
+    pub slot: Option<usize>,
+    /// All versions of the key in the table, newest first.
+    pub versions: Vec<VersionInfo>,
+    /// Which of the versions a reader at the snapshot sees.
+    pub visible: Option<usize>,
+}
+
+/// A version of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionInfo {
+    /// Its sequence number.
+    pub sequence: u64,
+    /// What it does to the key.
+    pub kind: Kind,
+    /// Its value.
+    pub value: Vec<u8>,
+}
+
+/// Looks a key up as a reader at `snapshot` would, and tells what each step found. Goes on where a get would stop, so
+/// that a wrong filter or key range shows.
+pub fn explain(table: &Arc<Table>, key: &[u8], snapshot: u64) -> Result<Explanation> {
+    let (storage, context, meta) = (table.storage()?, table.context(), table.meta());
+    let block = storage
+        .fences
+        .locate(&storage.metadata, key, snapshot, |index| storage.first_sequence(context, index))?;
+    let extent = storage.extent(block)?;
+    let bytes = storage.block(context, block, false)?;
+    let sought = BlockHead::read(&bytes).and_then(|head| head.seek(&bytes, key, snapshot));
+    let sought = sought.map_err(|what| storage.damaged_block(block, what))?;
+
+    let mut versions = Vec::new();
+    let mut cursor = table.cursor(ScanMode::Mapping);
+    cursor.seek(key, u64::MAX)?;
+    while cursor.valid() && cursor.key() == key {
+        let (sequence, kind, value) = (cursor.sequence(), cursor.kind(), cursor.value().to_vec());
+        versions.push(VersionInfo { sequence, kind, value });
+        cursor.next()?;
+    }
+    Ok(Explanation {
+        in_range: *meta.smallest_key <= *key && *key <= *meta.largest_key,
+        filter: storage.filter()?.map(|filter| filter.may_contain(key)),
+        block,
+        block_offset: extent.start,
+        block_len: extent.end - extent.start,
+        slot: sought.entry.map(|_| sought.slot),
+        visible: versions.iter().position(|version| version.sequence <= snapshot),
+        versions,
+    })
+}

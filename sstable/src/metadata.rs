@@ -1,0 +1,193 @@
+//! The metadata region of a table: bytes that are checked, a chunk of 4 KiB at a time, when they are first looked
+//! at. One atomic bit for each chunk remembers that it was.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use terrace_io::{Checksum, Error, PAGE_BYTES, Region, Result};
+
+use crate::footer::Footer;
+
+/// A set of numbers below a bound that only grows. Shared between threads.
+#[derive(Debug)]
+pub(crate) struct Bits(Box<[AtomicU64]>);
+
+impl Bits {
+    /// The empty set of numbers below `bound`.
+    pub(crate) fn new(bound: usize) -> Bits {
+        Bits((0..bound.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// Whether `number`, which is below the bound, is in it. Ordering does not matter: the bytes that the bit speaks
+    /// of never change.
+    #[inline]
+    pub(crate) fn contains(&self, number: usize) -> bool {
+        self.0[number / 64].load(Ordering::Relaxed) & (1 << (number % 64)) != 0
+    }
+
+    /// Adds `number`.
+    pub(crate) fn insert(&self, number: usize) {
+        self.0[number / 64].fetch_or(1 << (number % 64), Ordering::Relaxed);
+    }
+}
+
+/// The metadata region.
+#[derive(Debug)]
+pub(crate) struct Metadata {
+    /// Holds the metadata region and the chunk checksums, and perhaps the whole file.
+    region: Region,
+    /// Where the metadata region starts in `region`.
+    start: usize,
+    len: usize,
+    /// Where it starts in the file.
+    file_offset: u64,
+    table_id: u64,
+    verified: Bits,
+    path: Arc<Path>,
+}
+
+impl Metadata {
+    /// The metadata region that `footer` describes, where `region` starts at `region_offset` of the file and reaches
+    /// to its end.
+    pub(crate) fn new(region: Region, region_offset: u64, footer: &Footer, path: Arc<Path>) -> Metadata {
+        let chunks = footer.chunks() as usize;
+        Metadata {
+            region,
+            start: (footer.meta_offset() - region_offset) as usize,
+            len: footer.meta_len as usize,
+            file_offset: footer.meta_offset(),
+            table_id: footer.table_id,
+            verified: Bits::new(chunks),
+            path,
+        }
+    }
+
+    /// The region that holds it.
+    #[inline]
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// Gives the region back.
+    pub(crate) fn into_region(self) -> Region {
+        self.region
+    }
+
+    /// Takes every chunk for checked: for a reader that has checked (and reported) them itself.
+    pub(crate) fn trust_all(&self) {
+        for chunk in 0..self.chunks() {
+            self.verified.insert(chunk);
+        }
+    }
+
+    /// How many chunks there are.
+    pub(crate) fn chunks(&self) -> usize {
+        self.len.div_ceil(PAGE_BYTES)
+    }
+
+    /// Where in the file `at` of the metadata region is.
+    pub(crate) fn file_offset(&self, at: usize) -> u64 {
+        self.file_offset + at as u64
+    }
+
+    /// The bytes of a range, checked.
+    #[inline]
+    pub(crate) fn bytes(&self, range: Range<usize>) -> Result<&[u8]> {
+        if range.start < range.end {
+            let (first, last) = (range.start / PAGE_BYTES, (range.end - 1) / PAGE_BYTES);
+            if range.end > self.len {
+                return Err(self.outside(range));
+            }
+            for chunk in first..=last {
+                if !self.verified.contains(chunk) {
+                    self.verify(chunk)?;
+                }
+            }
+        } else if range.end > self.len || range.start > range.end {
+            return Err(self.outside(range));
+        }
+        Ok(&self.region[self.start + range.start..self.start + range.end])
+    }
+
+    /// The little-endian number at `at`, checked.
+    #[inline]
+    pub(crate) fn u64(&self, at: usize) -> Result<u64> {
+        let bytes = self.bytes(at..at + 8)?;
+        Ok(u64::from_le_bytes(bytes.try_into().expect("8 bytes were asked for")))
+    }
+
+    /// The little-endian number at `at`, checked.
+    #[inline]
+    pub(crate) fn u32(&self, at: usize) -> Result<u32> {
+        let bytes = self.bytes(at..at + 4)?;
+        Ok(u32::from_le_bytes(bytes.try_into().expect("4 bytes were asked for")))
+    }
+
+    /// Compares a chunk with its checksum.
+    #[cold]
+    pub(crate) fn verify(&self, chunk: usize) -> Result<()> {
+        let at = chunk * PAGE_BYTES;
+        let bytes = &self.region[self.start + at..self.start + self.len.min(at + PAGE_BYTES)];
+        let sum_at = self.start + self.len + 4 * chunk;
+        let sum = u32::from_le_bytes(self.region[sum_at..sum_at + 4].try_into().expect("4 bytes"));
+        if chunk_checksum(self.table_id, self.file_offset(at), bytes) != sum {
+            return Err(self.damaged(at, "the checksum of this chunk of metadata is wrong"));
+        }
+        self.verified.insert(chunk);
+        Ok(())
+    }
+
+    /// The error that says what is wrong at `at` of the metadata region.
+    #[cold]
+    pub(crate) fn damaged(&self, at: usize, what: impl Into<String>) -> Error {
+        Error::corruption(&*self.path, self.file_offset(at), what)
+    }
+
+    #[cold]
+    fn outside(&self, range: Range<usize>) -> Error {
+        self.damaged(range.start, format!("bytes {range:?} lie outside of the metadata region"))
+    }
+}
+
+/// The checksum of a chunk of metadata that starts at `offset` of the file.
+pub(crate) fn chunk_checksum(table_id: u64, offset: u64, chunk: &[u8]) -> u32 {
+    Checksum::new().u64(table_id).u64(offset).bytes(chunk).finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::footer::FORMAT_VERSION;
+
+    #[test]
+    fn chunks_are_checked_when_they_are_touched() {
+        let meta_len = 2 * PAGE_BYTES + 16;
+        let footer = Footer {
+            table_id: 5,
+            data_len: 4096,
+            meta_len: meta_len as u64,
+            directory_len: 0,
+            tail_crc: 0,
+            format_version: FORMAT_VERSION,
+        };
+        let mut bytes: Vec<u8> = (0..meta_len).map(|i| (i / 8) as u8).collect();
+        for chunk in 0..3 {
+            let at = chunk * PAGE_BYTES;
+            let sum = chunk_checksum(5, 4096 + at as u64, &bytes[at..meta_len.min(at + PAGE_BYTES)]);
+            bytes.extend_from_slice(&sum.to_le_bytes());
+        }
+        bytes[PAGE_BYTES + 100] ^= 1;
+        let metadata = Metadata::new(Region::from_vec(bytes), 4096, &footer, Path::new("t").into());
+        assert_eq!(metadata.u64(8).unwrap(), 0x0101_0101_0101_0101);
+        assert_eq!(metadata.u32(meta_len - 4).unwrap(), 0x0101_0101);
+        for range in [PAGE_BYTES..PAGE_BYTES + 1, PAGE_BYTES - 1..PAGE_BYTES + 1, 0..meta_len] {
+            let error = metadata.bytes(range).unwrap_err();
+            assert!(matches!(error, Error::Corruption { offset: 8192, .. }), "{error}");
+        }
+        assert!(metadata.bytes(meta_len - 3..meta_len + 1).is_err());
+        assert!(metadata.bytes(meta_len + 1..meta_len + 1).is_err());
+        assert!(metadata.bytes(meta_len..meta_len).is_ok());
+    }
+}

@@ -1,0 +1,361 @@
+//! An open table file: its region or descriptor, what was decoded of its metadata, and which of its blocks have been
+//! checked. Everything here trusts nothing that it reads.
+
+use std::ops::{Deref, Range};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::OnceLock;
+
+use terrace_io::{Advice, Checksum, Error, File, Medium, OpenMode, Region, Result, read_exact_at};
+
+use crate::block::{self, BlockHead, Wrong};
+use crate::context::{PointReads, TableContext};
+use crate::fences::Fences;
+use crate::filter::Filter;
+use crate::footer::{FOOTER_BYTES, Footer, KIND_FENCES, KIND_FILTER, KIND_PROPERTIES, MetadataBlock};
+use crate::metadata::{Bits, Metadata};
+use crate::{Compression, Properties, TableMeta};
+
+/// An open table file.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    pub(crate) footer: Footer,
+    pub(crate) metadata: Metadata,
+    pub(crate) fences: Fences,
+    pub(crate) properties: Properties,
+    pub(crate) directory: Vec<MetadataBlock>,
+    /// Where data blocks are read from if the region does not hold them.
+    file: Option<Arc<dyn File>>,
+    /// The data blocks whose bytes in the region have been checked.
+    verified: Bits,
+    filter: OnceLock<Option<Filter>>,
+    path: Arc<Path>,
+}
+
+/// A data block, checked and not compressed: header and payload.
+#[derive(Debug)]
+pub(crate) enum Block<'t> {
+    /// In place: bytes of the region, from `start` on.
+    Region { bytes: &'t [u8], start: usize },
+    /// Somewhere else.
+    Shared(Arc<[u8]>),
+}
+
+impl Deref for Block<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Block::Region { bytes, .. } => bytes,
+            Block::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl Storage {
+    /// Opens and checks a file: everything but the data blocks, the filter, and those parts of the fences that are
+    /// not needed yet.
+    pub(crate) fn open(
+        context: &TableContext,
+        path: &Arc<Path>,
+        meta: Option<&TableMeta>,
+    ) -> Result<Storage> {
+        let file = context.fs.open(path, OpenMode::Read)?;
+        let len = file.len()?;
+        if let Some(expected) = meta.map(|meta| meta.file_len).filter(|expected| *expected != len) {
+            let what = format!("the file has {len} bytes and should have {expected}");
+            return Err(Error::corruption(&**path, len.min(expected), what));
+        }
+        if len < FOOTER_BYTES as u64 {
+            return Err(Error::corruption(&**path, 0, format!("{len} bytes are too few for a table")));
+        }
+        let whole = whole_region(context, path, &*file, len)?;
+        let footer = match &whole {
+            Some(region) => {
+                *region.last_chunk().expect("the region is as long as the file, at least a footer")
+            }
+            None => {
+                let mut bytes = [0; FOOTER_BYTES];
+                read_exact_at(&*file, &mut bytes, len - FOOTER_BYTES as u64)?;
+                bytes
+            }
+        };
+        let footer = Footer::decode(&footer, len, path)?;
+        if let Some(expected) = meta.map(|meta| meta.table_id).filter(|expected| *expected != footer.table_id)
+        {
+            let found = footer.table_id;
+            let what = format!("this is table {found:016x}, and {expected:016x} should be here");
+            return Err(Error::corruption(&**path, len - FOOTER_BYTES as u64, what));
+        }
+        let (region, region_offset, file) = match whole {
+            Some(region) => {
+                if region.is_mapped() {
+                    let meta_offset = footer.meta_offset() as usize;
+                    region.advise(Advice::Normal, meta_offset..region.len());
+                    region.advise(Advice::WillNeed, meta_offset..region.len());
+                }
+                (region, 0, None)
+            }
+            None => {
+                let start = footer.meta_offset();
+                (Region::from_vec(read(&*file, start, len - start)?), start, Some(file))
+            }
+        };
+        Storage::from_region(footer, region, region_offset, file, path.clone(), false)
+    }
+
+    /// Reads what stands behind the data region. `region` starts at `region_offset` of the file and reaches to its
+    /// end. With `trusting`, checksums of metadata are not looked at.
+    pub(crate) fn from_region(
+        footer: Footer,
+        region: Region,
+        region_offset: u64,
+        file: Option<Arc<dyn File>>,
+        path: Arc<Path>,
+        trusting: bool,
+    ) -> Result<Storage> {
+        let tail_offset = footer.tail_offset();
+        let tail = &region[(tail_offset - region_offset) as usize..region.len() - FOOTER_BYTES];
+        if !trusting && tail_checksum(footer.table_id, tail) != footer.tail_crc {
+            return Err(Error::corruption(&*path, tail_offset, "the checksum of the directory is wrong"));
+        }
+        let directory_at = 4 * footer.chunks() as usize;
+        let directory_offset = tail_offset + directory_at as u64;
+        let directory =
+            MetadataBlock::decode_directory(&tail[directory_at..], footer.meta_len, &path, directory_offset)?;
+        let block = |kind: u32, name: &str| {
+            let missing = || Error::corruption(&*path, directory_offset, format!("the table has no {name}"));
+            directory.iter().find(|block| block.kind == kind).ok_or_else(missing)
+        };
+        let metadata = Metadata::new(region, region_offset, &footer, path.clone());
+        if trusting {
+            metadata.trust_all();
+        }
+        let place = block(KIND_PROPERTIES, "properties")?;
+        let start = place.offset as usize;
+        let properties = Properties::decode(metadata.bytes(start..start + place.len as usize)?)
+            .map_err(|what| metadata.damaged(start, what))?;
+        let fences = Fences::read(&metadata, block(KIND_FENCES, "fences")?, footer.data_len)?;
+        if fences.len() as u64 != properties.data_blocks {
+            return Err(metadata.damaged(start, "properties and fences disagree about the number of blocks"));
+        }
+        let verified = Bits::new(fences.len());
+        let filter = OnceLock::new();
+        Ok(Storage { footer, metadata, fences, properties, directory, file, verified, filter, path })
+    }
+
+    /// Whether the region holds the data blocks.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// Gives back what holds the file's bytes.
+    pub(crate) fn into_region(self) -> Region {
+        self.metadata.into_region()
+    }
+
+    /// The filter, if the table has one that can be used. Read at the first call.
+    #[inline]
+    pub(crate) fn filter(&self) -> Result<Option<&Filter>> {
+        match self.filter.get() {
+            Some(filter) => Ok(filter.as_ref()),
+            None => self.read_filter(),
+        }
+    }
+
+    #[cold]
+    fn read_filter(&self) -> Result<Option<&Filter>> {
+        let Some(place) = self.directory.iter().find(|block| block.kind == KIND_FILTER) else {
+            return Ok(self.filter.get_or_init(|| None).as_ref());
+        };
+        let start = place.offset as usize;
+        let bytes = self.metadata.bytes(start..start + place.len as usize)?;
+        let filter = self.filter.get_or_init(|| match Filter::read(bytes) {
+            Ok(filter) => Some(filter),
+            Err(what) => {
+                tracing::warn!(path = %self.path.display(), "goes without its filter: {what}");
+                None
+            }
+        });
+        Ok(filter.as_ref())
+    }
+
+    /// Bytes of heap that the open table takes.
+    pub(crate) fn heap_bytes(&self) -> u64 {
+        let region = self.metadata.region();
+        let region_bytes = if region.is_mapped() { 0 } else { region.len() as u64 };
+        let filter_bytes = self.filter.get().and_then(Option::as_ref).map_or(0, Filter::heap_bytes);
+        let verified_bytes = (self.fences.len() as u64 + self.metadata.chunks() as u64) / 8;
+        region_bytes + filter_bytes + verified_bytes + size_of::<Storage>() as u64
+    }
+
+    /// Where block `index` is in the file.
+    #[inline]
+    pub(crate) fn extent(&self, index: usize) -> Result<Range<u64>> {
+        self.fences.extent(&self.metadata, index)
+    }
+
+    /// Block `index`. A block that cannot be read in place goes into the cache if `keep` is set.
+    #[inline]
+    pub(crate) fn block(&self, context: &TableContext, index: usize, keep: bool) -> Result<Block<'_>> {
+        let extent = self.extent(index)?;
+        if self.file.is_none() && self.properties.compression == Compression::None {
+            let bytes = self.raw_block(context, index, &extent)?;
+            return Ok(Block::Region { bytes, start: extent.start as usize });
+        }
+        self.block_elsewhere(context, index, extent, keep)
+    }
+
+    /// The bytes of a block in the region, checked at their first touch.
+    #[inline]
+    fn raw_block(&self, context: &TableContext, index: usize, extent: &Range<u64>) -> Result<&[u8]> {
+        let raw = &self.metadata.region()[extent.start as usize..extent.end as usize];
+        if !self.verified.contains(index) {
+            self.check(context, extent.start, raw)?;
+            self.verified.insert(index);
+        }
+        Ok(raw)
+    }
+
+    fn block_elsewhere(
+        &self,
+        context: &TableContext,
+        index: usize,
+        extent: Range<u64>,
+        keep: bool,
+    ) -> Result<Block<'_>> {
+        let table_id = self.footer.table_id;
+        let cached = context.cache.as_ref().and_then(|cache| cache.get(table_id, extent.start));
+        if let Some(block) = cached {
+            context.counters.cache_lookup(true);
+            return Ok(Block::Shared(block));
+        }
+        let block = match &self.file {
+            None => {
+                let bytes = self.raw_block(context, index, &extent)?;
+                if !block::is_compressed(bytes) {
+                    return Ok(Block::Region { bytes, start: extent.start as usize });
+                }
+                self.decompress(extent.start, bytes)?
+            }
+            Some(file) => {
+                let mut raw = zeros((extent.end - extent.start) as usize);
+                let bytes = Arc::get_mut(&mut raw).expect("nobody else has seen the new bytes");
+                read_exact_at(&**file, bytes, extent.start)?;
+                self.check(context, extent.start, &raw)?;
+                let compressed = self.is_compressed(&raw);
+                if compressed { self.decompress(extent.start, &raw)? } else { raw }
+            }
+        };
+        context.counters.cache_lookup(false);
+        if let Some(cache) = context.cache.as_ref().filter(|_| keep) {
+            cache.insert(table_id, extent.start, &block);
+        }
+        Ok(Block::Shared(block))
+    }
+
+    /// Whether block `index` of the region has been checked since the table was opened.
+    pub(crate) fn is_verified(&self, index: usize) -> bool {
+        self.verified.contains(index)
+    }
+
+    /// Compares a raw block with its checksum.
+    #[cold]
+    pub(crate) fn check(&self, context: &TableContext, offset: u64, raw: &[u8]) -> Result<()> {
+        let right = block::has_right_checksum(self.footer.table_id, offset, raw);
+        context.counters.block_checked(right);
+        if right { Ok(()) } else { Err(self.damaged(offset, "the checksum of this block is wrong")) }
+    }
+
+    /// Whether a raw block of this table is to be decompressed.
+    pub(crate) fn is_compressed(&self, raw: &[u8]) -> bool {
+        self.properties.compression == Compression::Snappy && block::is_compressed(raw)
+    }
+
+    /// Whether block `index` is compressed in the file.
+    pub(crate) fn is_block_compressed(&self, index: usize) -> Result<bool> {
+        let extent = self.extent(index)?;
+        let mut header = [0; block::HEADER_BYTES];
+        match &self.file {
+            None => {
+                let raw = &self.metadata.region()[extent.start as usize..extent.end as usize];
+                Ok(self.is_compressed(raw))
+            }
+            Some(file) => {
+                read_exact_at(&**file, &mut header, extent.start)?;
+                Ok(self.is_compressed(&header))
+            }
+        }
+    }
+
+    fn decompress(&self, offset: u64, raw: &[u8]) -> Result<Arc<[u8]>> {
+        let wrong = |what| self.damaged(offset, what);
+        let mut out = zeros(block::decompressed_len(raw).map_err(wrong)?);
+        let bytes = Arc::get_mut(&mut out).expect("nobody else has seen the new bytes");
+        block::decompress(raw, bytes).map_err(wrong)?;
+        Ok(out)
+    }
+
+    /// The sequence number of the first entry of block `index`.
+    pub(crate) fn first_sequence(&self, context: &TableContext, index: usize) -> Result<u64> {
+        let block = self.block(context, index, true)?;
+        let first = BlockHead::read(&block).and_then(|head| head.entry(&block, 0));
+        first.map(|entry| entry.sequence).map_err(|what| self.damaged_block(index, what))
+    }
+
+    /// The error that says what is wrong at `offset` of the file.
+    #[cold]
+    pub(crate) fn damaged(&self, offset: u64, what: Wrong) -> Error {
+        Error::corruption(&*self.path, offset, what)
+    }
+
+    /// The error that says what is wrong with block `index`.
+    #[cold]
+    pub(crate) fn damaged_block(&self, index: usize, what: Wrong) -> Error {
+        match self.extent(index) {
+            Ok(extent) => self.damaged(extent.start, what),
+            Err(error) => error,
+        }
+    }
+}
+
+/// The whole file as a region, on the heap if it is small, mapped if that is wanted and can be had.
+fn whole_region(context: &TableContext, path: &Path, file: &dyn File, len: u64) -> Result<Option<Region>> {
+    if len <= context.heap_table_bytes {
+        return Ok(Some(Region::from_vec(read(file, 0, len)?)));
+    }
+    let Ok(mapped_len) = usize::try_from(len) else { return Ok(None) };
+    let local = || Ok(context.fs.medium(path.parent().unwrap_or(path))? == Medium::Local);
+    if context.point_reads != PointReads::Mmap || !local()? {
+        return Ok(None);
+    }
+    match file.map(mapped_len) {
+        Ok(region) => {
+            region.advise(Advice::Random, 0..mapped_len);
+            Ok(Some(region))
+        }
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "cannot be mapped: its blocks are read by pread");
+            Ok(None)
+        }
+    }
+}
+
+fn read(file: &dyn File, offset: u64, len: u64) -> Result<Vec<u8>> {
+    let len =
+        usize::try_from(len).map_err(|_| Error::corruption(file.path(), offset, "the table is too large"))?;
+    let mut bytes = vec![0; len];
+    read_exact_at(file, &mut bytes, offset)?;
+    Ok(bytes)
+}
+
+/// Bytes to be filled in, allocated once.
+fn zeros(len: usize) -> Arc<[u8]> {
+    std::iter::repeat_n(0, len).collect()
+}
+
+/// The checksum of the chunk checksums and the directory.
+pub(crate) fn tail_checksum(table_id: u64, tail: &[u8]) -> u32 {
+    Checksum::new().u64(table_id).bytes(tail).finish()
+}

@@ -1,0 +1,291 @@
+//! A table: one sorted, immutable file. Opened at its first use, shared behind an `Arc`, read by any thread.
+//!
+//! A get walks: key range, filter, fences, block. In an uncompressed table that is mapped it allocates nothing and
+//! counts no references: the value that it finds is borrowed from the mapping.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use terrace_io::{Error, Result};
+
+use crate::block::{BlockHead, EntryHead};
+use crate::context::{TableContext, TableRemains};
+use crate::meta::{parse_table_file_name, table_file_name};
+use crate::storage::{Block, Storage};
+use crate::{Kind, Properties, ScanMode, Slice, TableCursor, TableMeta};
+
+/// How long an answer about what is in memory is believed.
+const RESIDENCY_BELIEVED: Duration = Duration::from_secs(1);
+
+/// A table file.
+pub struct Table {
+    context: Arc<TableContext>,
+    meta: TableMeta,
+    path: Arc<Path>,
+    storage: OnceLock<Storage>,
+    /// Held while the file is opened, so that it is opened once.
+    opening: Mutex<()>,
+    obsolete: AtomicBool,
+    /// When it was last asked whether the file is in memory, and the answer.
+    residency: Mutex<Option<(Instant, bool)>>,
+}
+
+impl Table {
+    /// The table that the manifest describes. No I/O: the file is opened and checked at its first use, whose error it
+    /// is if that fails; the next use tries again.
+    pub fn new(context: Arc<TableContext>, meta: TableMeta) -> Arc<Table> {
+        let path = context.dir.join(table_file_name(meta.number));
+        Table::at(context, meta, path.into())
+    }
+
+    /// Opens a table file without a database around it: what the manifest would say comes from the file itself.
+    pub fn open_file(context: Arc<TableContext>, path: &Path) -> Result<Arc<Table>> {
+        let path: Arc<Path> = path.into();
+        let storage = Storage::open(&context, &path, None)?;
+        let properties = &storage.properties;
+        let named = path.file_name().and_then(|name| parse_table_file_name(name.to_str()?));
+        let file_len = storage.footer.file_len().expect("the length was checked against the file's");
+        let meta = TableMeta {
+            number: named.unwrap_or(properties.number),
+            table_id: storage.footer.table_id,
+            file_len,
+            entries: properties.entries,
+            deletes: properties.deletes,
+            smallest_sequence: properties.smallest_sequence,
+            largest_sequence: properties.largest_sequence,
+            smallest_key: properties.smallest_key.clone(),
+            largest_key: properties.largest_key.clone(),
+        };
+        let table = Table::at(context, meta, path);
+        let set = table.storage.set(storage);
+        debug_assert!(set.is_ok(), "nobody else has seen the new table");
+        Ok(table)
+    }
+
+    fn at(context: Arc<TableContext>, meta: TableMeta, path: Arc<Path>) -> Arc<Table> {
+        Arc::new(Table {
+            context,
+            meta,
+            path,
+            storage: OnceLock::new(),
+            opening: Mutex::new(()),
+            obsolete: AtomicBool::new(false),
+            residency: Mutex::new(None),
+        })
+    }
+
+    /// What the manifest says of it.
+    pub fn meta(&self) -> &TableMeta {
+        &self.meta
+    }
+
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens it now, if it is not open: an error says that it cannot be read.
+    pub fn check(&self) -> Result<()> {
+        self.storage().map(|_| ())
+    }
+
+    /// What the file says about itself.
+    pub fn properties(&self) -> Result<Properties> {
+        Ok(self.storage()?.properties.clone())
+    }
+
+    /// The newest version of `key` with a sequence number of at most `snapshot`, tombstones included; `None` if the
+    /// table has none.
+    pub fn get<'t>(&'t self, key: &[u8], snapshot: u64) -> Result<Option<Found<'t>>> {
+        let meta = &self.meta;
+        if snapshot < meta.smallest_sequence || key < &*meta.smallest_key || key > &*meta.largest_key {
+            return Ok(None);
+        }
+        let storage = self.storage()?;
+        let filter = storage.filter()?;
+        if filter.is_some_and(|filter| !filter.may_contain(key)) {
+            self.context.counters.filter_negative();
+            return Ok(None);
+        }
+        let found = self.find(storage, key, snapshot)?;
+        if filter.is_some() {
+            self.context.counters.filter_positive(found.is_some());
+        }
+        Ok(found)
+    }
+
+    fn find<'t>(&'t self, storage: &'t Storage, key: &[u8], snapshot: u64) -> Result<Option<Found<'t>>> {
+        let mut index = storage
+            .fences
+            .locate(&storage.metadata, key, snapshot, |index| storage.first_sequence(&self.context, index))?;
+        loop {
+            let block = storage.block(&self.context, index, true)?;
+            let sought = BlockHead::read(&block).and_then(|head| head.seek(&block, key, snapshot));
+            match sought.map_err(|what| storage.damaged_block(index, what))?.entry {
+                Some((entry, true)) => return Ok(Some(Found::new(block, entry))),
+                Some((_, false)) => return Ok(None),
+                None => {}
+            }
+            // The versions of the key may go on in the next block, and only then.
+            index += 1;
+            if index == storage.fences.len() || !storage.fences.continues(&storage.metadata, index)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// A cursor over the table, which keeps it alive. Not positioned yet; no I/O until it is.
+    pub fn cursor(self: &Arc<Self>, mode: ScanMode) -> TableCursor {
+        TableCursor::new(Arc::clone(self), mode)
+    }
+
+    /// Says that the file is not needed any more: when the last reference goes, its [`TableRemains`] say so.
+    pub fn mark_obsolete(&self) {
+        self.obsolete.store(true, Ordering::Release);
+    }
+
+    /// About where in the file `key` stands or would stand, in bytes from the start: the start of its block.
+    pub fn approximate_offset(&self, key: &[u8]) -> Result<u64> {
+        if key <= &*self.meta.smallest_key {
+            return Ok(0);
+        }
+        let storage = self.storage()?;
+        if key > &*self.meta.largest_key {
+            return Ok(storage.footer.data_len);
+        }
+        let first_sequence = |index| storage.first_sequence(&self.context, index);
+        let index = storage.fences.locate(&storage.metadata, key, u64::MAX, first_sequence)?;
+        Ok(storage.extent(index)?.start)
+    }
+
+    /// How many bytes of the file's mapping are in memory. `None` if it is not open, not mapped, or the operating
+    /// system does not say.
+    pub fn resident_bytes(&self) -> Option<u64> {
+        self.storage.get()?.metadata.region().resident_bytes()
+    }
+
+    /// How many bytes of the file are mapped.
+    pub fn mapped_bytes(&self) -> u64 {
+        let region = self.storage.get().map(|storage| storage.metadata.region());
+        region.filter(|region| region.is_mapped()).map_or(0, |region| region.len() as u64)
+    }
+
+    /// How many bytes of heap the table takes: filter, and whatever of the file was read instead of mapped.
+    pub fn heap_bytes(&self) -> u64 {
+        let keys_len = self.meta.smallest_key.len() + self.meta.largest_key.len();
+        let own = (size_of::<Table>() + keys_len) as u64;
+        own + self.storage.get().map_or(0, Storage::heap_bytes)
+    }
+
+    /// Whether nearly all of the file is in memory, so that reading it through the mapping costs no faults.
+    pub(crate) fn is_mostly_resident(&self) -> bool {
+        let mut residency = self.residency.lock().unwrap_or_else(PoisonError::into_inner);
+        match *residency {
+            Some((asked, answer)) if asked.elapsed() < RESIDENCY_BELIEVED => answer,
+            _ => {
+                let answer = self.resident_bytes().is_some_and(|bytes| bytes >= self.meta.file_len / 8 * 7);
+                *residency = Some((Instant::now(), answer));
+                answer
+            }
+        }
+    }
+
+    /// The open file.
+    #[inline]
+    pub(crate) fn storage(&self) -> Result<&Storage> {
+        match self.storage.get() {
+            Some(storage) => Ok(storage),
+            None => self.open(),
+        }
+    }
+
+    #[cold]
+    fn open(&self) -> Result<&Storage> {
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(storage) = self.storage.get() {
+            return Ok(storage);
+        }
+        let storage = Storage::open(&self.context, &self.path, Some(&self.meta))?;
+        let (properties, meta) = (&storage.properties, &self.meta);
+        if properties.entries != meta.entries
+            || properties.smallest_key != meta.smallest_key
+            || properties.largest_key != meta.largest_key
+        {
+            let what = "the table's properties are not those that the manifest knows";
+            return Err(Error::corruption(&*self.path, storage.footer.meta_offset(), what));
+        }
+        Ok(self.storage.get_or_init(|| storage))
+    }
+
+    /// What the table shares with others.
+    #[inline]
+    pub(crate) fn context(&self) -> &TableContext {
+        &self.context
+    }
+
+    /// The region of a table that has been read from.
+    #[inline]
+    pub(crate) fn region_bytes(&self) -> &[u8] {
+        self.storage.get().expect("a table that was read from is open").metadata.region()
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        if let Some(reclaim) = &self.context.reclaim {
+            reclaim.reclaim(TableRemains {
+                path: self.path.to_path_buf(),
+                obsolete: *self.obsolete.get_mut(),
+                region: self.storage.take().map(Storage::into_region),
+            });
+        }
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").field("path", &self.path).field("meta", &self.meta).finish_non_exhaustive()
+    }
+}
+
+/// What [`Table::get`] found: a version of a key. Borrows the table.
+#[derive(Debug)]
+pub struct Found<'t> {
+    /// What it does to the key.
+    pub kind: Kind,
+    /// Its sequence number.
+    pub sequence: u64,
+    block: Block<'t>,
+    value: Range<usize>,
+}
+
+impl<'t> Found<'t> {
+    #[inline]
+    fn new(block: Block<'t>, entry: EntryHead) -> Found<'t> {
+        Found { kind: entry.kind, sequence: entry.sequence, block, value: entry.value_range() }
+    }
+
+    /// The value; empty for a tombstone.
+    #[inline]
+    pub fn value(&self) -> &[u8] {
+        &self.block[self.value.clone()]
+    }
+
+    /// The value, pinned: `table` is the one that it was found in.
+    pub fn into_slice(self, table: &Arc<Table>) -> Slice {
+        match self.block {
+            Block::Region { start, .. } => {
+                Slice::from_table(Arc::clone(table), start + self.value.start..start + self.value.end)
+            }
+            Block::Shared(bytes) => Slice::from_shared(bytes, self.value),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

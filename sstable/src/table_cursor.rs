@@ -1,0 +1,361 @@
+//! The cursor over one table. Moving on decodes one slot and one entry head; keys and values are never copied.
+//!
+//! In [`ScanMode::Auto`] a scan starts out on the mapping, asks for a few blocks ahead once it proves to go on in one
+//! direction, and after [`LONG_SCAN_BLOCKS`] blocks goes over to a [`ScanReader`] of its own, unless the table is in
+//! memory anyway.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use terrace_io::{Advice, OpenMode, Result, ScanReader};
+
+use crate::block::{self, BlockHead, EntryHead, Wrong};
+use crate::cursor::{Cursor, ScanMode};
+use crate::storage::Block;
+use crate::{Kind, Slice, Table};
+
+/// Blocks that go by in one direction before a scan counts as long.
+const LONG_SCAN_BLOCKS: u32 = 64;
+/// The same where every block costs a system call.
+const LONG_SCAN_BLOCKS_PREAD: u32 = 4;
+/// Blocks that go by in one direction before blocks are asked for ahead.
+const PREFETCH_AFTER_BLOCKS: u32 = 4;
+/// How many are asked for at once.
+const PREFETCH_BLOCKS: u32 = 16;
+/// Blocks of a scan that go into the block cache: a long scan would only flush it.
+const CACHED_BLOCKS: u32 = 8;
+
+/// A cursor over one table. Owns a reference to it; may be sent to another thread.
+#[derive(Debug)]
+pub struct TableCursor {
+    table: Arc<Table>,
+    mode: ScanMode,
+    /// Set while it streams.
+    reader: Option<ScanReader>,
+    /// What streamed blocks are decompressed into.
+    scratch: Arc<Vec<u8>>,
+    held: Held,
+    head: BlockHead,
+    /// The block that is held.
+    index: usize,
+    slot: usize,
+    entry: EntryHead,
+    valid: bool,
+    /// How many blocks went by in one direction.
+    run: u32,
+    forward: bool,
+}
+
+/// What keeps the current block.
+#[derive(Debug)]
+enum Held {
+    Nothing,
+    /// Bytes of the table's region.
+    Region(Range<usize>),
+    Shared(Arc<[u8]>),
+    /// A part of a window, or decompressed bytes.
+    Buffer(Arc<Vec<u8>>, Range<usize>),
+}
+
+impl TableCursor {
+    pub(crate) fn new(table: Arc<Table>, mode: ScanMode) -> TableCursor {
+        TableCursor {
+            table,
+            mode,
+            reader: None,
+            scratch: Arc::default(),
+            held: Held::Nothing,
+            head: BlockHead::EMPTY,
+            index: 0,
+            slot: 0,
+            entry: EntryHead::NONE,
+            valid: false,
+            run: 0,
+            forward: true,
+        }
+    }
+
+    /// The table that it goes over.
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// The current block.
+    #[inline]
+    fn block(&self) -> &[u8] {
+        match &self.held {
+            Held::Nothing => &[],
+            Held::Region(range) => &self.table.region_bytes()[range.clone()],
+            Held::Shared(bytes) => bytes,
+            Held::Buffer(bytes, range) => &bytes[range.clone()],
+        }
+    }
+
+    #[cold]
+    fn wrong(&mut self, what: Wrong) -> terrace_io::Error {
+        self.valid = false;
+        match self.table.storage() {
+            Ok(storage) => storage.damaged_block(self.index, what),
+            Err(error) => error,
+        }
+    }
+
+    /// Stands on entry `slot` of the current block.
+    #[inline]
+    fn stand_on(&mut self, slot: usize) -> Result<()> {
+        match self.head.entry(self.block(), slot) {
+            Ok(entry) => {
+                self.entry = entry;
+                self.slot = slot;
+                self.valid = true;
+                Ok(())
+            }
+            Err(what) => Err(self.wrong(what)),
+        }
+    }
+
+    /// A seek: the direction is forgotten, and a streaming `Auto` goes back to the mapping.
+    fn restart(&mut self) {
+        self.valid = false;
+        self.run = 0;
+        if self.mode == ScanMode::Auto && self.reader.is_some() {
+            self.reader = None;
+            self.held = Held::Nothing;
+        }
+    }
+
+    /// Counts a step to a neighbouring block, and acts on what the scan proves to be.
+    fn step(&mut self, forward: bool) -> Result<()> {
+        if forward != self.forward {
+            self.forward = forward;
+            self.run = 0;
+        }
+        self.run += 1;
+        if self.mode != ScanMode::Auto || self.reader.is_some() {
+            return Ok(());
+        }
+        let storage = self.table.storage()?;
+        if !storage.is_whole() {
+            if self.run >= LONG_SCAN_BLOCKS_PREAD {
+                self.reader = Some(self.stream(false)?);
+            }
+            return Ok(());
+        }
+        let region = storage.metadata.region();
+        if !region.is_mapped() {
+            return Ok(());
+        }
+        if self.run < LONG_SCAN_BLOCKS {
+            if self.run % PREFETCH_BLOCKS == PREFETCH_AFTER_BLOCKS {
+                let here = storage.extent(self.index)?;
+                let ahead = PREFETCH_BLOCKS as usize * (here.end - here.start) as usize;
+                let (start, end) = (here.start as usize, here.end as usize);
+                let data_len = storage.footer.data_len as usize;
+                let range =
+                    if forward { end..data_len.min(end + ahead) } else { start.saturating_sub(ahead)..start };
+                region.advise(Advice::WillNeed, range);
+            }
+        } else if self.run.is_multiple_of(LONG_SCAN_BLOCKS) && !self.table.is_mostly_resident() {
+            self.reader = Some(self.stream(false)?);
+        }
+        Ok(())
+    }
+
+    /// A reader over the data region, through a descriptor of its own.
+    fn stream(&self, drop_behind: bool) -> Result<ScanReader> {
+        let file = self.table.context().fs.open(self.table.path(), OpenMode::Read)?;
+        let data_len = self.table.storage()?.footer.data_len;
+        Ok(ScanReader::new(file, 0..data_len, ScanReader::WINDOW_BYTES, drop_behind))
+    }
+
+    /// Makes block `index` the current one, if it is not.
+    fn load(&mut self, index: usize) -> Result<()> {
+        if self.index == index && !matches!(self.held, Held::Nothing) {
+            return Ok(());
+        }
+        // Let go of the old block first: its buffer can be used again then.
+        self.held = Held::Nothing;
+        self.index = index;
+        let head = self.hold(index).and_then(|held| {
+            self.held = held;
+            BlockHead::read(self.block()).map_err(|what| self.wrong(what))
+        });
+        match head {
+            Ok(head) => {
+                self.head = head;
+                Ok(())
+            }
+            Err(error) => {
+                self.valid = false;
+                self.held = Held::Nothing;
+                Err(error)
+            }
+        }
+    }
+
+    fn hold(&mut self, index: usize) -> Result<Held> {
+        if let ScanMode::Stream { drop_behind } = self.mode
+            && self.reader.is_none()
+        {
+            self.reader = Some(self.stream(drop_behind)?);
+        }
+        let (storage, context) = (self.table.storage()?, self.table.context());
+        let Some(reader) = &mut self.reader else {
+            return Ok(match storage.block(context, index, self.run < CACHED_BLOCKS)? {
+                Block::Region { bytes, start } => Held::Region(start..start + bytes.len()),
+                Block::Shared(bytes) => Held::Shared(bytes),
+            });
+        };
+        let extent = storage.extent(index)?;
+        let (buffer, range) = reader.read(extent.start, (extent.end - extent.start) as usize)?;
+        let raw = &buffer[range.clone()];
+        // What is about to be written again under a new checksum is always checked.
+        if self.mode != ScanMode::Auto || !storage.is_verified(index) {
+            storage.check(context, extent.start, raw)?;
+        }
+        if !storage.is_compressed(raw) {
+            return Ok(Held::Buffer(buffer, range));
+        }
+        let wrong = |what| storage.damaged(extent.start, what);
+        let len = block::decompressed_len(raw).map_err(wrong)?;
+        if Arc::get_mut(&mut self.scratch).is_none() {
+            self.scratch = Arc::default();
+        }
+        let out = Arc::get_mut(&mut self.scratch).expect("nobody else has the scratch buffer");
+        out.resize(len, 0);
+        block::decompress(raw, out).map_err(wrong)?;
+        Ok(Held::Buffer(Arc::clone(&self.scratch), 0..len))
+    }
+
+    /// Goes to the block that has the first entry at or after `(key, sequence)`, or else to the one before it, and
+    /// says in which slot it would be.
+    fn approach(&mut self, key: &[u8], sequence: u64) -> Result<usize> {
+        self.restart();
+        let (storage, context) = (self.table.storage()?, self.table.context());
+        let index = storage
+            .fences
+            .locate(&storage.metadata, key, sequence, |index| storage.first_sequence(context, index))?;
+        self.load(index)?;
+        let sought = self.head.seek(self.block(), key, sequence);
+        sought.map(|sought| sought.slot).map_err(|what| self.wrong(what))
+    }
+
+    fn next_block(&mut self) -> Result<()> {
+        self.valid = false;
+        let index = self.index + 1;
+        if index < self.table.storage()?.fences.len() {
+            self.step(true)?;
+            self.load(index)?;
+            self.stand_on(0)?;
+        }
+        Ok(())
+    }
+
+    fn previous_block(&mut self) -> Result<()> {
+        self.valid = false;
+        if self.index > 0 {
+            self.step(false)?;
+            self.load(self.index - 1)?;
+            self.stand_on(self.head.count - 1)?;
+        }
+        Ok(())
+    }
+
+    fn pinned(&self, range: Range<usize>) -> Slice {
+        match &self.held {
+            Held::Nothing => unreachable!("a valid cursor holds a block"),
+            Held::Region(block) => {
+                Slice::from_table(Arc::clone(&self.table), block.start + range.start..block.start + range.end)
+            }
+            Held::Shared(bytes) => Slice::from_shared(Arc::clone(bytes), range),
+            Held::Buffer(bytes, block) => {
+                Slice::from_buffer(Arc::clone(bytes), block.start + range.start..block.start + range.end)
+            }
+        }
+    }
+
+    #[inline]
+    fn assert_valid(&self) {
+        assert!(self.valid, "the cursor stands on an entry");
+    }
+}
+
+impl Cursor for TableCursor {
+    fn seek_to_first(&mut self) -> Result<()> {
+        self.restart();
+        self.load(0)?;
+        self.stand_on(0)
+    }
+
+    fn seek_to_last(&mut self) -> Result<()> {
+        self.restart();
+        let last = self.table.storage()?.fences.len() - 1;
+        self.load(last)?;
+        self.stand_on(self.head.count - 1)
+    }
+
+    fn seek(&mut self, key: &[u8], sequence: u64) -> Result<()> {
+        let slot = self.approach(key, sequence)?;
+        if slot < self.head.count { self.stand_on(slot) } else { self.next_block() }
+    }
+
+    fn seek_before(&mut self, key: &[u8]) -> Result<()> {
+        let slot = self.approach(key, u64::MAX)?;
+        if slot > 0 { self.stand_on(slot - 1) } else { self.previous_block() }
+    }
+
+    #[inline]
+    fn next(&mut self) -> Result<()> {
+        self.assert_valid();
+        if self.slot + 1 < self.head.count { self.stand_on(self.slot + 1) } else { self.next_block() }
+    }
+
+    #[inline]
+    fn prev(&mut self) -> Result<()> {
+        self.assert_valid();
+        if self.slot > 0 { self.stand_on(self.slot - 1) } else { self.previous_block() }
+    }
+
+    #[inline]
+    fn valid(&self) -> bool {
+        self.valid
+    }
+
+    #[inline]
+    fn key(&self) -> &[u8] {
+        self.assert_valid();
+        &self.block()[self.entry.key_range()]
+    }
+
+    #[inline]
+    fn sequence(&self) -> u64 {
+        self.assert_valid();
+        self.entry.sequence
+    }
+
+    #[inline]
+    fn kind(&self) -> Kind {
+        self.assert_valid();
+        self.entry.kind
+    }
+
+    #[inline]
+    fn value(&self) -> &[u8] {
+        self.assert_valid();
+        &self.block()[self.entry.value_range()]
+    }
+
+    fn key_slice(&self) -> Slice {
+        self.assert_valid();
+        self.pinned(self.entry.key_range())
+    }
+
+    fn value_slice(&self) -> Slice {
+        self.assert_valid();
+        self.pinned(self.entry.value_range())
+    }
+}
+
+#[cfg(test)]
+#[path = "table_cursor_tests.rs"]
+mod tests;

@@ -1,0 +1,264 @@
+//! Point reads against the entries that were written, in every way of reading; what a table owes its manifest and its
+//! reclaimer.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use proptest::prelude::*;
+use terrace_io::{FaultFileSystem, FileSystem, OsFileSystem};
+
+use super::*;
+use crate::testing::*;
+use crate::*;
+
+/// What a get at `snapshot` must find.
+fn expected<'a>(entries: &'a [Entry], key: &[u8], snapshot: u64) -> Option<&'a Entry> {
+    entries.iter().find(|entry| entry.0 == key && entry.1 <= snapshot)
+}
+
+fn check_gets(table: &Arc<Table>, entries: &[Entry]) {
+    for (at, entry) in entries.iter().enumerate() {
+        for snapshot in [entry.1, entry.1.saturating_sub(1), entry.1 + 1, u64::MAX] {
+            let expected = expected(entries, &entry.0, snapshot);
+            let found = table.get(&entry.0, snapshot).unwrap();
+            let is = found.as_ref().map(|found| (found.sequence, found.kind, found.value()));
+            assert_eq!(is, expected.map(|entry| (entry.1, entry.2, &entry.3[..])), "entry {at}");
+            if let (Some(found), Some(entry)) = (found, expected) {
+                assert_eq!(found.into_slice(table), entry.3);
+            }
+        }
+        let mut other = entry.0.clone();
+        other.push(1);
+        assert_eq!(
+            table.get(&other, u64::MAX).unwrap().is_some(),
+            expected(entries, &other, u64::MAX).is_some()
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn gets_find_what_was_written(
+        entries in entries(40),
+        bits in prop_oneof![Just(0_u8), Just(10), Just(40)],
+    ) {
+        let tables = Tables::new();
+        for (number, compression) in COMPRESSIONS.into_iter().enumerate() {
+            let options = TableOptions { filter_bits_per_key: bits, ..options(compression) };
+            let meta = tables.write(number as u64, &options, &entries);
+            let report = tables.verify(number as u64);
+            prop_assert!(report.is_ok(), "{:?}", report.damages);
+            prop_assert_eq!(report.entries, entries.len() as u64);
+            for context in tables.contexts() {
+                let table = Table::new(context.clone(), meta.clone());
+                check_gets(&table, &entries);
+                let reopened = Table::open_file(context, &tables.path(number as u64)).unwrap();
+                prop_assert_eq!(reopened.meta(), &meta);
+            }
+        }
+    }
+}
+
+#[test]
+fn versions_over_many_blocks_are_found_with_few_reads() {
+    let mut entries: Vec<Entry> =
+        (0..100).map(|i| put("hot", 1000 - 10 * i, vec![i as u8; 30_000])).collect();
+    entries.push(put("cold", 5, "x"));
+    entries.push(put("z", 5, "x"));
+    let entries = in_order(entries);
+    let tables = Tables::new();
+    let meta = tables.write(1, &options(Compression::None), &entries);
+    check_gets(&tables.table(&meta), &entries);
+
+    let context = Arc::new(tables.context());
+    let table = Table::new(context.clone(), meta);
+    assert_eq!(table.get(b"hot", 505).unwrap().unwrap().sequence, 500);
+    assert!(context.counters.totals().blocks_verified < 12, "{:?}", context.counters.totals());
+    assert!(table.get(b"hot", 9).unwrap().is_none());
+}
+
+#[test]
+fn a_filter_saves_reads_and_is_counted() {
+    let entries: Vec<Entry> = (0..10_000).map(|i| put(format!("{:08}", 2 * i), 1, "v")).collect();
+    let tables = Tables::new();
+    let meta = tables.write(1, &options(Compression::None), &entries);
+    let context = Arc::new(tables.context());
+    let table = Table::new(context.clone(), meta);
+    for i in 0..10_000 {
+        let found = table.get(format!("{i:08}").as_bytes(), 1).unwrap();
+        assert_eq!(found.is_some(), i % 2 == 0);
+    }
+    let totals = context.counters.totals();
+    assert_eq!(totals.filter_checks, 10_000);
+    assert_eq!(totals.filter_negatives + totals.filter_false_positives, 5000);
+    assert!(totals.filter_false_positives < 150, "{totals:?}");
+}
+
+#[test]
+fn the_cache_keeps_what_cannot_be_read_in_place() {
+    let entries: Vec<Entry> = (0..1000).map(|i| put(format!("{i:08}"), 1, [7; 100])).collect();
+    let tables = Tables::new();
+    let meta = tables.write(1, &options(Compression::Snappy), &entries);
+    let cache = Arc::new(BlockCache::new(10 << 20));
+    let context = Arc::new(TableContext { cache: Some(cache.clone()), ..tables.context() });
+    let table = Table::new(context.clone(), meta);
+    for _ in 0..2 {
+        check_gets(&table, &entries);
+    }
+    let totals = context.counters.totals();
+    let blocks = table.properties().unwrap().data_blocks;
+    assert_eq!(totals.cache_misses, blocks);
+    assert!(totals.cache_hits > 1000 && cache.used_bytes() > 4000 * blocks);
+}
+
+#[test]
+fn values_outlive_the_table_handle() {
+    let entries: Vec<Entry> = (0..100).map(|i| put(format!("{i:03}"), 1, [i; 300])).collect();
+    let tables = Tables::new();
+    for (number, compression) in COMPRESSIONS.into_iter().enumerate() {
+        let meta = tables.write(number as u64, &options(compression), &entries);
+        for context in tables.contexts() {
+            let table = Table::new(context, meta.clone());
+            let slice = table.get(b"042", 1).unwrap().unwrap().into_slice(&table);
+            drop(table);
+            assert_eq!(slice, [42; 300]);
+        }
+    }
+}
+
+#[test]
+fn offsets_grow_with_keys() {
+    let entries: Vec<Entry> = (0..1000).map(|i| put(format!("{i:04}"), 1, [0; 100])).collect();
+    let tables = Tables::new();
+    let table = tables.table(&tables.write(1, &options(Compression::None), &entries));
+    let offsets: Vec<u64> =
+        (0..1000).map(|i| table.approximate_offset(format!("{i:04}").as_bytes()).unwrap()).collect();
+    assert!(offsets.is_sorted());
+    assert_eq!((offsets[0], table.approximate_offset(b"").unwrap()), (0, 0));
+    let data_len = layout(&table).unwrap().footer.data_len;
+    assert!(offsets[999] >= data_len - 4096 && offsets[500].abs_diff(data_len / 2) < 8192);
+    assert_eq!(table.approximate_offset(b"x").unwrap(), data_len);
+}
+
+#[derive(Debug, Default)]
+struct Remember(Mutex<Vec<(PathBuf, bool, bool)>>);
+
+impl Reclaim for Remember {
+    fn reclaim(&self, remains: TableRemains) {
+        self.0.lock().unwrap().push((remains.path, remains.obsolete, remains.region.is_some()));
+    }
+}
+
+#[test]
+fn the_last_reference_hands_the_remains_over() {
+    let tables = Tables::new();
+    let meta = tables.write(1, &options(Compression::None), &[put("a", 1, "b")]);
+    let remember = Arc::new(Remember::default());
+    let context = Arc::new(TableContext { reclaim: Some(remember.clone()), ..tables.context() });
+
+    drop(Table::new(context.clone(), meta.clone()));
+    assert_eq!(remember.0.lock().unwrap().pop(), Some((tables.path(1), false, false)));
+
+    let table = Table::new(context, meta);
+    let cursor = {
+        table.mark_obsolete();
+        let mut cursor = table.cursor(ScanMode::Auto);
+        cursor.seek_to_first().unwrap();
+        cursor
+    };
+    let slice = cursor.value_slice();
+    drop((table, cursor));
+    assert!(remember.0.lock().unwrap().is_empty());
+    drop(slice);
+    assert_eq!(remember.0.lock().unwrap().pop(), Some((tables.path(1), true, true)));
+}
+
+#[test]
+fn a_table_that_cannot_be_opened_is_tried_again() {
+    let tables = Tables::new();
+    let meta = tables.write(1, &options(Compression::None), &[put("a", 1, "b")]);
+    let bytes = tables.bytes(&tables.path(1));
+    let table = tables.table(&meta);
+    tables.fs.remove_file(&tables.path(1)).unwrap();
+    assert!(table.get(b"a", 1).unwrap_err().is_not_found());
+    assert!(table.check().unwrap_err().is_not_found());
+    tables.memory.open(&tables.path(1), terrace_io::OpenMode::CreateNew).unwrap();
+    tables.memory.replace_bytes(&tables.path(1), bytes).unwrap();
+    assert_eq!(table.get(b"a", 1).unwrap().unwrap().value(), b"b");
+}
+
+#[test]
+fn another_table_under_the_name_is_noticed() {
+    let tables = Tables::new();
+    let meta = tables.write(1, &options(Compression::None), &[put("a", 1, "b")]);
+    for wrong in [
+        TableMeta { table_id: meta.table_id ^ 1, ..meta.clone() },
+        TableMeta { file_len: meta.file_len + 1, ..meta.clone() },
+        TableMeta { entries: 2, ..meta.clone() },
+        TableMeta { largest_key: Box::from(&b"b"[..]), ..meta.clone() },
+    ] {
+        assert!(tables.table(&wrong).check().unwrap_err().is_corruption());
+    }
+    tables.table(&meta).check().unwrap();
+}
+
+#[test]
+fn what_cannot_be_mapped_is_read_by_pread() {
+    use terrace_io::{FaultRule, Operation};
+    let tables = Tables::new();
+    let entries: Vec<Entry> = (0..1000).map(|i| put(format!("{i:08}"), 1, [7; 100])).collect();
+    let meta = tables.write(1, &options(Compression::None), &entries);
+    let faults = FaultFileSystem::new(tables.fs.clone());
+    faults.add(FaultRule::on(Operation::Map));
+    let fs: Arc<dyn FileSystem> = Arc::new(faults.clone());
+    let context = Arc::new(TableContext { fs, ..tables.context() });
+    let table = Table::new(context, meta);
+    check_gets(&table, &entries);
+    assert!(faults.injected() > 0);
+
+    // A device error is an error of the get, and passes with it.
+    let mut mapped = true;
+    faults.add(FaultRule::on(Operation::Read));
+    for entry in &entries {
+        mapped &= table.get(&entry.0, 1).is_ok();
+    }
+    assert!(!mapped);
+    faults.clear();
+    check_gets(&table, &entries);
+}
+
+#[test]
+fn a_real_file_is_mapped() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs: Arc<dyn FileSystem> = Arc::new(OsFileSystem);
+    let entries: Vec<Entry> = (0..5000).map(|i| put(format!("{i:08}"), 1, [7; 100])).collect();
+    let mut writer = TableWriter::create(&fs, dir.path(), identity(4), &options(Compression::None)).unwrap();
+    for entry in &entries {
+        writer.add(&entry.0, entry.1, entry.2, &entry.3).unwrap();
+    }
+    let meta = writer.finish().unwrap();
+    let table = Table::new(Arc::new(TableContext::new(fs.clone(), dir.path())), meta.clone());
+    check_gets(&table, &entries);
+    assert_eq!(table.mapped_bytes(), meta.file_len);
+    assert!(table.heap_bytes() < 20_000);
+    assert!(verify(&*fs, table.path()).is_ok());
+    for mode in MODES {
+        let mut cursor = table.cursor(mode);
+        cursor.seek_to_first().unwrap();
+        assert_eq!(collect(&mut cursor, true).unwrap(), entries);
+        cursor.seek_to_last().unwrap();
+        assert!(collect(&mut cursor, false).unwrap().iter().eq(entries.iter().rev()));
+    }
+}
+
+#[test]
+fn tables_and_cursors_may_go_anywhere() {
+    fn anywhere<T: Send + 'static>() {}
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<Arc<Table>>();
+    anywhere::<TableCursor>();
+    anywhere::<RunCursor>();
+    anywhere::<MergeCursor<Box<dyn Cursor + Send>>>();
+}

@@ -1,0 +1,351 @@
+//! Checks a whole table file, by `pread`, and goes on past damage: what an operator wants to know is all that is
+//! wrong, not what is wrong first.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use terrace_io::{Error, File, FileSystem, OpenMode, PAGE_BYTES, Region, Result, ScanReader, read_exact_at};
+
+use crate::block::{self, BlockHead, SLOT_BYTES};
+use crate::filter::Filter;
+use crate::footer::{FOOTER_BYTES, Footer};
+use crate::meta::parse_table_file_name;
+use crate::storage::{Storage, tail_checksum};
+use crate::{Compression, KEY_BYTES_MAX, Kind, Properties, SEQUENCE_MAX, VALUE_BYTES_MAX, compare_internal};
+
+/// Damages beyond this are counted, not listed.
+const DAMAGES_LISTED_MAX: usize = 1000;
+
+/// A place in a table that is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// Where the damaged structure starts, in bytes from the start of the file.
+    pub offset: u64,
+    /// What was expected and what was found.
+    pub what: String,
+}
+
+/// What [`verify`] found.
+#[derive(Debug, Clone)]
+pub struct VerifyReport {
+    /// The file.
+    pub path: PathBuf,
+    /// Its length.
+    pub file_len: u64,
+    /// Data blocks that were read and found right.
+    pub blocks: u64,
+    /// Entries that were read and found right.
+    pub entries: u64,
+    /// What is wrong, in the order of discovery; at most 1,000 places.
+    pub damages: Vec<Damage>,
+    /// How many places are wrong.
+    pub damage_count: u64,
+    /// What the table says about itself, if that could be read.
+    pub properties: Option<Properties>,
+}
+
+impl VerifyReport {
+    /// Whether nothing is wrong.
+    pub fn is_ok(&self) -> bool {
+        self.damage_count == 0
+    }
+
+    fn damage(&mut self, offset: u64, what: impl Into<String>) {
+        self.damage_count += 1;
+        if self.damages.len() < DAMAGES_LISTED_MAX {
+            self.damages.push(Damage { offset, what: what.into() });
+        }
+    }
+
+    fn error(&mut self, offset: u64, error: &Error) {
+        match error {
+            Error::Corruption { offset, what, .. } => self.damage(*offset, what.clone()),
+            error => self.damage(offset, error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for VerifyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} blocks, {} entries", self.path.display(), self.blocks, self.entries)?;
+        match self.damage_count {
+            0 => write!(f, ", no damage"),
+            count => write!(f, ", {count} damaged places"),
+        }
+    }
+}
+
+/// Checks everything in a table file: all checksums, the order of entries, fences, filter, and what the properties
+/// say. Errors are part of the report, those of the file system included.
+pub fn verify(fs: &dyn FileSystem, path: &Path) -> VerifyReport {
+    let mut report = VerifyReport {
+        path: path.into(),
+        file_len: 0,
+        blocks: 0,
+        entries: 0,
+        damages: Vec::new(),
+        damage_count: 0,
+        properties: None,
+    };
+    let opened = fs.open(path, OpenMode::Read).and_then(|file| Ok((file.len()?, file)));
+    let (len, file) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            report.error(0, &error);
+            return report;
+        }
+    };
+    report.file_len = len;
+    match open(&*file, path.into(), len, &mut report) {
+        Ok(storage) => {
+            report.properties = Some(storage.properties.clone());
+            check_entries(file, &storage, &mut report);
+        }
+        Err(error) => report.error(len, &error),
+    }
+    report
+}
+
+/// Reads and checks all metadata. An error only if there is no going on.
+fn open(file: &dyn File, path: Arc<Path>, len: u64, report: &mut VerifyReport) -> Result<Storage> {
+    if len < FOOTER_BYTES as u64 {
+        return Err(Error::corruption(&*path, 0, format!("{len} bytes are too few for a table")));
+    }
+    let mut bytes = [0; FOOTER_BYTES];
+    read_exact_at(file, &mut bytes, len - FOOTER_BYTES as u64)?;
+    let footer = Footer::decode(&bytes, len, &path)?;
+    let start = footer.meta_offset();
+    // In pages, so that one that cannot be read does not hide the others.
+    let mut bytes = vec![0; (len - start) as usize];
+    for (i, page) in bytes.chunks_mut(PAGE_BYTES).enumerate() {
+        let offset = start + (i * PAGE_BYTES) as u64;
+        if let Err(error) = read_exact_at(file, page, offset) {
+            report.error(offset, &error);
+        }
+    }
+    let tail = &bytes[footer.meta_len as usize..bytes.len() - FOOTER_BYTES];
+    if tail_checksum(footer.table_id, tail) != footer.tail_crc {
+        report.damage(footer.tail_offset(), "the checksum of the directory is wrong");
+    }
+    let storage = Storage::from_region(footer, Region::from_vec(bytes), start, None, path, true)?;
+    for chunk in 0..storage.metadata.chunks() {
+        if let Err(error) = storage.metadata.verify(chunk) {
+            report.error(start, &error);
+        }
+    }
+    check_padding(file, &footer, report);
+    Ok(storage)
+}
+
+/// Between data and metadata there are zeros.
+fn check_padding(file: &dyn File, footer: &Footer, report: &mut VerifyReport) {
+    let mut padding = [0; PAGE_BYTES];
+    let padding = &mut padding[..(footer.meta_offset() - footer.data_len) as usize];
+    match read_exact_at(file, padding, footer.data_len) {
+        Ok(()) if padding.iter().all(|byte| *byte == 0) => {}
+        Ok(()) => report.damage(footer.data_len, "the bytes behind the data region are not zero"),
+        Err(error) => report.error(footer.data_len, &error),
+    }
+}
+
+/// What has been seen of the entries.
+#[derive(Default)]
+struct Seen {
+    last: Option<(Vec<u8>, u64)>,
+    first_key: Option<Vec<u8>>,
+    entries: u64,
+    deletes: u64,
+    key_bytes: u64,
+    value_bytes: u64,
+    raw_block_bytes: u64,
+    sequences: Option<(u64, u64)>,
+    /// The last key before the block, unless the block before could not be read.
+    key_before: Option<Vec<u8>>,
+}
+
+fn check_entries(file: Arc<dyn File>, storage: &Storage, report: &mut VerifyReport) {
+    let filter = storage.filter().unwrap_or_else(|error| {
+        report.error(storage.footer.meta_offset(), &error);
+        None
+    });
+    if filter.is_none() && storage.directory.iter().any(|block| block.name() == "filter") {
+        report.damage(storage.footer.meta_offset(), "the filter cannot be used");
+    }
+    let data_len = storage.footer.data_len;
+    let mut reader = ScanReader::new(file, 0..data_len, ScanReader::WINDOW_BYTES, true);
+    let mut seen = Seen::default();
+    let mut end_before = 0;
+    let count_before = report.damage_count;
+    for index in 0..storage.fences.len() {
+        let extent = match storage.extent(index) {
+            Ok(extent) => extent,
+            Err(error) => {
+                report.error(storage.footer.meta_offset(), &error);
+                continue;
+            }
+        };
+        if extent.start != end_before {
+            report.damage(extent.start, format!("block {index} does not start where the one before ends"));
+        }
+        end_before = extent.end;
+        seen.key_before = seen.last.as_ref().map(|last| last.0.clone());
+        let read =
+            read_block(&mut reader, storage, index).map_err(|error| report.error(extent.start, &error));
+        let checked = read.is_ok_and(|block| check_block(&block, index, storage, filter, &mut seen, report));
+        if checked {
+            report.blocks += 1;
+        } else {
+            seen.last = None;
+        }
+    }
+    if report.damage_count == count_before {
+        check_properties(storage, &seen, report);
+    }
+}
+
+/// A block without compression, its checksum right.
+fn read_block(reader: &mut ScanReader, storage: &Storage, index: usize) -> Result<Vec<u8>> {
+    let extent = storage.extent(index)?;
+    let (buffer, range) = reader.read(extent.start, (extent.end - extent.start) as usize)?;
+    let raw = &buffer[range];
+    if !block::has_right_checksum(storage.footer.table_id, extent.start, raw) {
+        return Err(storage.damaged(extent.start, "the checksum of this block is wrong"));
+    }
+    if !storage.is_compressed(raw) {
+        if storage.properties.compression == Compression::None
+            && !(extent.start.is_multiple_of(PAGE_BYTES as u64) && raw.len().is_multiple_of(PAGE_BYTES))
+        {
+            return Err(storage.damaged(extent.start, "this block does not fill whole pages"));
+        }
+        return Ok(raw.to_vec());
+    }
+    let wrong = |what| storage.damaged(extent.start, what);
+    let mut out = vec![0; block::decompressed_len(raw).map_err(wrong)?];
+    block::decompress(raw, &mut out).map_err(wrong)?;
+    Ok(out)
+}
+
+/// Checks the entries of a block. Reports the first thing that is wrong and then gives the block up.
+fn check_block(
+    block: &[u8],
+    index: usize,
+    storage: &Storage,
+    filter: Option<&Filter>,
+    seen: &mut Seen,
+    report: &mut VerifyReport,
+) -> bool {
+    let wrong = match try_check_block(block, index, storage, filter, seen) {
+        Ok(entries) => {
+            report.entries += entries;
+            return true;
+        }
+        Err(wrong) => wrong,
+    };
+    let offset = storage.extent(index).map_or(0, |extent| extent.start);
+    report.damage(offset, format!("block {index}: {wrong}"));
+    false
+}
+
+fn try_check_block(
+    block: &[u8],
+    index: usize,
+    storage: &Storage,
+    filter: Option<&Filter>,
+    seen: &mut Seen,
+) -> Result<u64, String> {
+    let head = BlockHead::read(block)?;
+    let mut end = block::HEADER_BYTES;
+    for slot in 0..head.count {
+        let start = head.start(block, slot)?;
+        if start != end {
+            return Err(format!("entry {slot} starts at {start}, not {end}"));
+        }
+        let entry = head.entry(block, slot)?;
+        end = entry.value_range().end;
+        let (key, value) = (&block[entry.key_range()], &block[entry.value_range()]);
+        if key.len() > KEY_BYTES_MAX || value.len() > VALUE_BYTES_MAX || entry.sequence > SEQUENCE_MAX {
+            return Err(format!("entry {slot} is over a limit"));
+        }
+        if entry.kind == Kind::Delete && !value.is_empty() {
+            return Err(format!("entry {slot} is a tombstone with a value"));
+        }
+        if slot == 0 {
+            check_fence(key, index, storage, seen)?;
+        }
+        if let Some((last_key, last_sequence)) = &seen.last
+            && compare_internal(last_key, *last_sequence, key, entry.sequence) != Ordering::Less
+        {
+            return Err(format!("entry {slot} is not behind the one before"));
+        }
+        if filter.is_some_and(|filter| !filter.may_contain(key)) {
+            return Err(format!("the filter does not know the key of entry {slot}"));
+        }
+        seen.entries += 1;
+        seen.deletes += u64::from(entry.kind == Kind::Delete);
+        seen.key_bytes += key.len() as u64;
+        seen.value_bytes += value.len() as u64;
+        let (low, high) = seen.sequences.unwrap_or((entry.sequence, entry.sequence));
+        seen.sequences = Some((low.min(entry.sequence), high.max(entry.sequence)));
+        seen.first_key.get_or_insert_with(|| key.to_vec());
+        seen.last = Some((key.to_vec(), entry.sequence));
+    }
+    let slots = block.len() - SLOT_BYTES * head.count;
+    if block[end..slots].iter().any(|byte| *byte != 0) {
+        return Err("there is something between the entries and the slots".into());
+    }
+    seen.raw_block_bytes += (end + SLOT_BYTES * head.count) as u64;
+    Ok(head.count as u64)
+}
+
+/// Whether the block's separator lies where it must: see `docs/format.md` §2.4.
+fn check_fence(key: &[u8], index: usize, storage: &Storage, seen: &Seen) -> Result<(), String> {
+    let separator = storage.fences.separator(&storage.metadata, index).map_err(|error| error.to_string())?;
+    let continues = storage.fences.continues(&storage.metadata, index).map_err(|error| error.to_string())?;
+    if *separator > *key {
+        return Err("its fence is above its first key".into());
+    }
+    let Some(before) = seen.key_before.as_deref() else {
+        return if index == 0 && continues {
+            Err("the first block continues another".into())
+        } else {
+            Ok(())
+        };
+    };
+    let right =
+        if before == key { continues && *separator == *key } else { !continues && *separator > *before };
+    if right { Ok(()) } else { Err("its fence does not divide it from the block before".into()) }
+}
+
+fn check_properties(storage: &Storage, seen: &Seen, report: &mut VerifyReport) {
+    let properties = &storage.properties;
+    let offset = storage.footer.meta_offset();
+    let mut check = |name: &str, says: u64, is: u64| {
+        if says != is {
+            report.damage(offset, format!("the properties say {name}: {says}, but it is {is}"));
+        }
+    };
+    check("entries", properties.entries, seen.entries);
+    check("deletes", properties.deletes, seen.deletes);
+    check("key bytes", properties.raw_key_bytes, seen.key_bytes);
+    check("value bytes", properties.raw_value_bytes, seen.value_bytes);
+    check("raw block bytes", properties.raw_block_bytes, seen.raw_block_bytes);
+    let (smallest, largest) = seen.sequences.unwrap_or_default();
+    check("smallest sequence", properties.smallest_sequence, smallest);
+    check("largest sequence", properties.largest_sequence, largest);
+    let last_key = seen.last.as_ref().map(|last| &last.0[..]);
+    if seen.first_key.as_deref() != Some(&*properties.smallest_key)
+        || last_key != Some(&*properties.largest_key)
+    {
+        report.damage(offset, "the properties give another key range than the entries have");
+    }
+    let named = report.path.file_name().and_then(|name| parse_table_file_name(name.to_str()?));
+    if named.is_some_and(|named| named != properties.number) {
+        report.damage(offset, format!("the file is named like another table than {}", properties.number));
+    }
+}
+
+#[cfg(test)]
+#[path = "verify_tests.rs"]
+mod tests;
