@@ -1,0 +1,309 @@
+//! Writing tables: what a flush and a compaction do. Runs on a background thread, does no locking, and touches
+//! nothing but the files that it creates.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use terrace_io::{Error, FileSystem, Result};
+use terrace_sstable::{
+    Cause, Cursor, Kind, TableIdentity, TableMeta, TableOptions, TableWriter, table_file_name,
+    table_tmp_file_name,
+};
+
+use crate::cut::Cutter;
+use crate::retention::{Retention, Verdict};
+use crate::span::Span;
+
+/// How many entries go by between two looks at whether the job was cancelled.
+const ENTRIES_PER_CANCEL_CHECK: u64 = 64;
+
+/// Where tables are written to and what they say about themselves.
+pub struct Output<'a> {
+    /// The file system.
+    pub fs: &'a Arc<dyn FileSystem>,
+    /// The database's directory.
+    pub dir: &'a Path,
+    /// The database's id.
+    pub database_id: [u8; 16],
+    /// The keyspace's id.
+    pub keyspace_id: u32,
+    /// The keyspace's name.
+    pub keyspace_name: &'a str,
+    /// The level that the tables are for.
+    pub level: u8,
+    /// Why they are written.
+    pub cause: Cause,
+    /// How they are written.
+    pub options: &'a TableOptions,
+    /// The size at which a table is full. A flush into level 0 makes one table, whatever its size, since level 0 is
+    /// judged by the number of its tables.
+    pub table_bytes: u64,
+    /// Gives each table its number.
+    pub next_number: &'a (dyn Fn() -> u64 + Sync),
+}
+
+/// What may be left out, and where tables are cut.
+pub struct Rules<'a> {
+    /// The sequence numbers of the live snapshots, ascending. For each the newest version at or below it is kept, and
+    /// the newest of all. If the cursor may give versions newer than what new readers see, that number belongs here
+    /// too.
+    pub snapshots: &'a [u64],
+    /// The smallest and the largest key of every table below the output level, in any order. Not looked at for level
+    /// 0: a flush drops no tombstones, since older memtables may still be on their way.
+    pub deeper: &'a [(Box<[u8]>, Box<[u8]>)],
+    /// The tables of the level below the output level, by key: smallest key, largest key, bytes.
+    pub next_level: &'a [(Box<[u8]>, Box<[u8]>, u64)],
+    /// Sequence numbers up to this may be stored as 0 where nothing deeper can hold the key: the smaller of the oldest
+    /// snapshot and what new readers see.
+    pub elide_below: u64,
+    /// Asked now and then; if it says yes, the job ends with [`Error::Closed`].
+    pub cancelled: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// What was written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The tables, by key. None if nothing survived.
+    pub tables: Vec<TableMeta>,
+    /// How many entries the cursor gave.
+    pub entries_in: u64,
+    /// How many were written.
+    pub entries_out: u64,
+    /// How many tombstones were left out because they hid nothing any more.
+    pub tombstones_dropped: u64,
+    /// The length of all the tables' files.
+    pub bytes_written: u64,
+}
+
+/// Streams a cursor, from its first entry, into tables: a memtable at flush, merged tables at compaction.
+///
+/// Versions that no reader can see are dropped, and so are tombstones that hide nothing. The tables are disjoint and
+/// durable, the directory's entries for them included. After an error nothing of them is left, as far as the file
+/// system allows.
+///
+/// ```
+/// use std::path::Path;
+/// use std::sync::Arc;
+/// use terrace_compaction::{Output, Rules, input_cursor, write_tables};
+/// use terrace_io::{FileSystem, MemoryFileSystem};
+/// use terrace_sstable::{Cause, Kind, Table, TableContext, TableIdentity, TableOptions, TableWriter};
+///
+/// # fn main() -> terrace_io::Result<()> {
+/// let fs: Arc<dyn FileSystem> = Arc::new(MemoryFileSystem::new());
+/// let dir = Path::new("/db");
+/// fs.create_dir_all(dir)?;
+/// let context = Arc::new(TableContext::new(Arc::clone(&fs), dir));
+/// let table = |number, entries: &[(&str, u64, Kind, &str)]| {
+///     let (database_id, keyspace_name) = ([7; 16], "default".to_owned());
+///     let (keyspace_id, level, cause) = (0, 0, Cause::Flush);
+///     let identity = TableIdentity { database_id, keyspace_id, keyspace_name, number, level, cause };
+///     let mut writer = TableWriter::create(&fs, dir, identity, &TableOptions::default())?;
+///     for (key, sequence, kind, value) in entries {
+///         writer.add(key.as_bytes(), *sequence, *kind, value.as_bytes())?;
+///     }
+///     Ok::<_, terrace_io::Error>(Table::new(Arc::clone(&context), writer.finish()?))
+/// };
+/// let older = table(1, &[("ice", 1, Kind::Put, "cold"), ("tea", 2, Kind::Put, "hot")])?;
+/// let newer = table(2, &[("ice", 3, Kind::Delete, ""), ("tea", 4, Kind::Put, "iced")])?;
+///
+/// let output = Output {
+///     fs: &fs,
+///     dir,
+///     database_id: [7; 16],
+///     keyspace_id: 0,
+///     keyspace_name: "default",
+///     level: 6,
+///     cause: Cause::Compaction,
+///     options: &TableOptions::default(),
+///     table_bytes: 64 << 20,
+///     next_number: &|| 3,
+/// };
+/// let rules = Rules { snapshots: &[], deeper: &[], next_level: &[], elide_below: 4, cancelled: &|| false };
+/// let outcome = write_tables(&mut input_cursor(&[(0, vec![newer, older])]), &output, &rules)?;
+/// assert_eq!((outcome.entries_in, outcome.entries_out, outcome.tombstones_dropped), (4, 1, 1));
+/// let merged = Table::new(context, outcome.tables[0].clone());
+/// assert_eq!(merged.get(b"tea", 4)?.expect("it was put").value(), b"iced");
+/// assert!(merged.get(b"ice", 4)?.is_none());
+/// # Ok(())
+/// # }
+/// ```
+pub fn write_tables<C: Cursor>(cursor: &mut C, output: &Output<'_>, rules: &Rules<'_>) -> Result<Outcome> {
+    let mut tables = TableSet::new(output, rules);
+    let written = copy_survivors(cursor, &mut tables, output, rules).and_then(|counts| {
+        tables.finish_table()?;
+        if !tables.finished.is_empty() {
+            output.fs.sync_dir(output.dir)?;
+        }
+        Ok(counts)
+    });
+    match written {
+        Ok(mut outcome) => {
+            outcome.tables = tables.finished;
+            outcome.entries_out = outcome.tables.iter().map(|table| table.entries).sum();
+            outcome.bytes_written = outcome.tables.iter().map(|table| table.file_len).sum();
+            Ok(outcome)
+        }
+        Err(error) => {
+            tables.remove();
+            Err(error)
+        }
+    }
+}
+
+/// The stream itself: gives the entries that survive to `tables`, and says what it counted.
+fn copy_survivors<C: Cursor>(
+    cursor: &mut C,
+    tables: &mut TableSet<'_>,
+    output: &Output<'_>,
+    rules: &Rules<'_>,
+) -> Result<Outcome> {
+    let deeper = (output.level > 0)
+        .then(|| rules.deeper.iter().map(|(smallest, largest)| Span { smallest, largest }).collect());
+    let mut retention = Retention::new(rules.snapshots, rules.elide_below, deeper);
+    let mut outcome = Outcome::default();
+    let mut key: Vec<u8> = Vec::new();
+    // Sequence numbers of tombstones of the current key, whose fate is not known yet.
+    let mut held: Vec<u64> = Vec::new();
+
+    cursor.seek_to_first()?;
+    while cursor.valid() {
+        if outcome.entries_in.is_multiple_of(ENTRIES_PER_CANCEL_CHECK) && (rules.cancelled)() {
+            return Err(Error::Closed);
+        }
+        if outcome.entries_in == 0 || cursor.key() != key {
+            outcome.tombstones_dropped += settle_held(&mut held, &key, &mut retention, tables)?;
+            key.clear();
+            key.extend_from_slice(cursor.key());
+            retention.start_key();
+            tables.start_key();
+        }
+        outcome.entries_in += 1;
+        match retention.judge(&key, cursor.sequence(), cursor.kind()) {
+            Verdict::Drop => {}
+            Verdict::Hold => held.push(cursor.sequence()),
+            Verdict::Keep(sequence) => {
+                for tombstone in held.drain(..) {
+                    tables.add(&key, tombstone, Kind::Delete, &[])?;
+                }
+                tables.add(&key, sequence, cursor.kind(), cursor.value())?;
+            }
+        }
+        cursor.next()?;
+    }
+    outcome.tombstones_dropped += settle_held(&mut held, &key, &mut retention, tables)?;
+    Ok(outcome)
+}
+
+/// After the last version of a key: writes the tombstones still held, or drops them and says how many.
+fn settle_held(
+    held: &mut Vec<u64>,
+    key: &[u8],
+    retention: &mut Retention<'_>,
+    tables: &mut TableSet<'_>,
+) -> Result<u64> {
+    if held.is_empty() {
+        return Ok(0);
+    }
+    if !retention.tombstones_must_stay(key) {
+        let dropped = held.len() as u64;
+        held.clear();
+        return Ok(dropped);
+    }
+    for tombstone in held.drain(..) {
+        tables.add(key, tombstone, Kind::Delete, &[])?;
+    }
+    Ok(0)
+}
+
+/// The tables of one job: those that are finished and the one being written.
+struct TableSet<'a> {
+    output: &'a Output<'a>,
+    /// `None` for level 0: never cut.
+    cutter: Option<Cutter<'a>>,
+    /// Whether no entry of the current key was written yet.
+    at_key_start: bool,
+    writer: Option<TableWriter>,
+    finished: Vec<TableMeta>,
+    /// The numbers of all that were begun.
+    numbers: Vec<u64>,
+}
+
+impl<'a> TableSet<'a> {
+    fn new(output: &'a Output<'a>, rules: &Rules<'a>) -> Self {
+        let cutter = (output.level > 0).then(|| Cutter::new(output.table_bytes, rules.next_level));
+        TableSet {
+            output,
+            cutter,
+            at_key_start: true,
+            writer: None,
+            finished: Vec::new(),
+            numbers: Vec::new(),
+        }
+    }
+
+    /// The entries of a greater key follow: here a table may be cut.
+    fn start_key(&mut self) {
+        self.at_key_start = true;
+    }
+
+    /// Writes an entry, in internal order.
+    fn add(&mut self, key: &[u8], sequence: u64, kind: Kind, value: &[u8]) -> Result<()> {
+        if std::mem::take(&mut self.at_key_start)
+            && let Some(cutter) = &mut self.cutter
+            && cutter.cuts_before(key, self.writer.as_ref().map(TableWriter::estimated_len))
+        {
+            self.finish_table()?;
+        }
+        if self.writer.is_none() {
+            self.writer = Some(self.begin_table()?);
+        }
+        self.writer.as_mut().expect("it was just begun").add(key, sequence, kind, value)
+    }
+
+    fn begin_table(&mut self) -> Result<TableWriter> {
+        let number = (self.output.next_number)();
+        self.numbers.push(number);
+        let identity = TableIdentity {
+            database_id: self.output.database_id,
+            keyspace_id: self.output.keyspace_id,
+            keyspace_name: self.output.keyspace_name.to_owned(),
+            number,
+            level: self.output.level,
+            cause: self.output.cause,
+        };
+        TableWriter::create(self.output.fs, self.output.dir, identity, self.output.options)
+    }
+
+    fn finish_table(&mut self) -> Result<()> {
+        if let Some(writer) = self.writer.take() {
+            let meta = writer.finish()?;
+            tracing::debug!(
+                table = meta.number,
+                bytes = meta.file_len,
+                level = self.output.level,
+                "wrote a table"
+            );
+            self.finished.push(meta);
+        }
+        Ok(())
+    }
+
+    /// Removes every trace, as far as possible. What cannot be removed is a leftover that the next open deletes.
+    fn remove(self) {
+        if let Some(writer) = self.writer {
+            writer.abandon();
+        }
+        for number in self.numbers {
+            for name in [table_file_name(number), table_tmp_file_name(number)] {
+                if let Err(error) = self.output.fs.remove_file(&self.output.dir.join(name))
+                    && !error.is_not_found()
+                {
+                    tracing::debug!(%error, "a table of a failed job stays behind");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
