@@ -1,0 +1,282 @@
+//! The commit path: how a batch becomes part of the history.
+//!
+//! Writers queue; one of them, the leader, takes what has queued up and commits it as a group:
+//!
+//! 1. each batch gets the next sequence numbers and is encoded as one log record,
+//! 2. the group goes to the log with one `pwrite`,
+//! 3. its operations go to the memtables,
+//! 4. its last sequence number is published: readers see the group from here on.
+//!
+//! All of that happens under one mutex, which is also what gives memtables their single writer. Only then, outside of
+//! it, those who asked for [`Durability::Sync`] wait for a sync of the log (see `log.rs`), while the next group is
+//! already being written. So a reader may see a write whose sync is still running, and a buffered writer never waits
+//! for a disk.
+//!
+//! If the `pwrite` fails, nothing of the group has happened: its sequence numbers and its place in the log are used
+//! again. If a sync fails, the database is poisoned and the waiting writers hear that their outcome is unknown.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+use terrace_io::{Error, Result};
+use terrace_sstable::SEQUENCE_MAX;
+use terrace_wal::Position;
+
+use crate::batch::{BATCH_HEADER_BYTES, Operations, encode_header};
+use crate::core::Core;
+use crate::keyspace::KeyspaceInner;
+use crate::log::Appender;
+use crate::memtable::{Memtable, Sealed};
+use crate::options::Durability;
+use crate::service::Task;
+use crate::version::State;
+
+/// A group is cut when it has this many bytes of operations, so that nobody waits long for others.
+const GROUP_BYTES_MAX: usize = 1 << 20;
+
+/// One batch on its way in.
+#[derive(Clone, Copy)]
+pub(crate) struct Request<'a> {
+    pub operations: &'a [u8],
+    pub count: u32,
+    pub user_bytes: u64,
+    pub value_len_max: u64,
+    /// Every keyspace that it writes to.
+    pub keyspaces: &'a [Arc<KeyspaceInner>],
+}
+
+/// A request that waits for a leader, with all it needs.
+struct Waiter {
+    operations: Vec<u8>,
+    count: u32,
+    user_bytes: u64,
+    keyspaces: Vec<Arc<KeyspaceInner>>,
+    outcome: Mutex<Option<Result<Position>>>,
+}
+
+impl Waiter {
+    fn request(&self) -> Request<'_> {
+        Request {
+            operations: &self.operations,
+            count: self.count,
+            user_bytes: self.user_bytes,
+            value_len_max: 0,
+            keyspaces: &self.keyspaces,
+        }
+    }
+}
+
+/// The queue and the one who writes.
+pub(crate) struct Committer {
+    queue: Mutex<Vec<Arc<Waiter>>>,
+    pub writer: Mutex<Writer>,
+}
+
+impl Committer {
+    /// Goes on behind `last_sequence`.
+    pub fn new(last_sequence: u64) -> Self {
+        let writer = Writer { last_sequence, ..Writer::default() };
+        Committer { queue: Mutex::default(), writer: Mutex::new(writer) }
+    }
+}
+
+/// What only the leader touches.
+#[derive(Default)]
+pub(crate) struct Writer {
+    pub appender: Appender,
+    /// The last sequence number that was given out.
+    pub last_sequence: u64,
+    /// Set by close: nothing is written any more.
+    pub closed: bool,
+}
+
+impl Core {
+    /// Commits a batch. When this returns `Ok`, the batch is visible and survives what `durability` says.
+    pub fn write(&self, request: Request<'_>, durability: Durability) -> Result<()> {
+        self.check_open()?;
+        self.poison.check()?;
+        if request.value_len_max > self.max_value_bytes {
+            let (len, max) = (request.value_len_max, self.max_value_bytes);
+            return Err(Error::invalid(format!("a value has {len} bytes; max_value_bytes is {max}")));
+        }
+        if request.keyspaces.iter().any(|keyspace| keyspace.instance != self.instance) {
+            return Err(Error::invalid("the batch and the database belong to different databases"));
+        }
+        if request.count == 0 {
+            return Ok(());
+        }
+        self.wait_for_room(request.keyspaces, request.user_bytes)?;
+        let end = match self.committer.writer.try_lock() {
+            Some(mut writer) => self.commit_one(&mut writer, request)?,
+            None => self.commit_in_group(request)?,
+        };
+        match durability {
+            Durability::Sync => self.log.sync_through(end),
+            Durability::Buffered => Ok(()),
+        }
+    }
+
+    /// Makes everything durable that was acknowledged before the call.
+    pub fn sync(&self) -> Result<()> {
+        self.poison.check()?;
+        self.log.sync_through(self.log.written())
+    }
+
+    fn commit_in_group(&self, request: Request<'_>) -> Result<Position> {
+        let waiter = Arc::new(Waiter {
+            operations: request.operations.to_vec(),
+            count: request.count,
+            user_bytes: request.user_bytes,
+            keyspaces: request.keyspaces.to_vec(),
+            outcome: Mutex::new(None),
+        });
+        self.committer.queue.lock().push(waiter.clone());
+        let mut writer = self.committer.writer.lock();
+        loop {
+            // Whoever led before may have committed this one too; otherwise it is still in the queue.
+            if let Some(outcome) = waiter.outcome.lock().take() {
+                return outcome;
+            }
+            let group = self.take_group();
+            self.commit_group(&mut writer, &group);
+        }
+    }
+
+    fn take_group(&self) -> Vec<Arc<Waiter>> {
+        let mut queue = self.committer.queue.lock();
+        let mut bytes = 0;
+        let fitting = queue.iter().take_while(|waiter| {
+            let first = bytes == 0;
+            bytes += waiter.operations.len();
+            first || bytes <= GROUP_BYTES_MAX
+        });
+        let count = fitting.count();
+        queue.drain(..count).collect()
+    }
+
+    fn commit_one(&self, writer: &mut Writer, request: Request<'_>) -> Result<Position> {
+        let mut outcome = Ok(Position::default());
+        self.commit_requests(writer, &[request], |_, result| outcome = result);
+        outcome
+    }
+
+    fn commit_group(&self, writer: &mut Writer, group: &[Arc<Waiter>]) {
+        let requests: Vec<Request<'_>> = group.iter().map(|waiter| waiter.request()).collect();
+        self.commit_requests(writer, &requests, |index, outcome| {
+            *group[index].outcome.lock() = Some(outcome);
+        });
+    }
+
+    /// Commits requests in order and tells what became of each.
+    fn commit_requests(
+        &self,
+        writer: &mut Writer,
+        requests: &[Request<'_>],
+        mut tell: impl FnMut(usize, Result<Position>),
+    ) {
+        let mut first = 0;
+        while first < requests.len() {
+            let (taken, outcome) = self.encode_run(writer, &requests[first..]);
+            let run = first..first + taken;
+            let outcome = outcome.and_then(|()| writer.appender.append(&self.log));
+            match outcome {
+                Ok(end) => {
+                    self.apply(writer, &requests[run.clone()], end.segment);
+                    run.clone().for_each(|index| tell(index, Ok(end)));
+                }
+                Err(error) => {
+                    writer.appender.clear();
+                    run.clone().for_each(|index| tell(index, Err(error.clone())));
+                }
+            }
+            first = run.end;
+        }
+        if writer.appender.is_half_full() {
+            self.service.send(Task::PrepareSegment);
+        }
+    }
+
+    /// Encodes the next requests that fit in one segment. Says how many it took, at least one, and whether they can
+    /// be appended.
+    fn encode_run(&self, writer: &mut Writer, requests: &[Request<'_>]) -> (usize, Result<()>) {
+        let mut sequence = writer.last_sequence;
+        for (index, request) in requests.iter().enumerate() {
+            if let Err(error) = self.check_request(writer, request) {
+                return match index {
+                    0 => (1, Err(error)),
+                    _ => (index, Ok(())),
+                };
+            }
+            let payload_len = BATCH_HEADER_BYTES + request.operations.len();
+            if !writer.appender.fits(payload_len) {
+                if index > 0 {
+                    return (index, Ok(()));
+                }
+                if let Err(error) = writer.appender.roll(&self.log, payload_len) {
+                    return (1, Err(error));
+                }
+            }
+            let header = encode_header(sequence + 1, request.count);
+            writer.appender.encode(&self.log, &[&header, request.operations]);
+            sequence += u64::from(request.count);
+        }
+        (requests.len(), Ok(()))
+    }
+
+    fn check_request(&self, writer: &Writer, request: &Request<'_>) -> Result<()> {
+        if writer.closed {
+            return Err(Error::Closed);
+        }
+        self.poison.check()?;
+        if writer.last_sequence + (1 << 40) > SEQUENCE_MAX {
+            return Err(Error::invalid("the database has used up its sequence numbers"));
+        }
+        request.keyspaces.iter().try_for_each(|keyspace| keyspace.check_exists())
+    }
+
+    /// Puts committed requests into the memtables and publishes them.
+    fn apply(&self, writer: &mut Writer, requests: &[Request<'_>], segment: u32) {
+        let mut sequence = writer.last_sequence;
+        let mut user_bytes = 0;
+        for request in requests {
+            let mut memtable: Option<(u32, Arc<Memtable>)> = None;
+            for operation in Operations::new(request.operations) {
+                let operation = operation.expect("a batch holds operations that were encoded into it");
+                if memtable.as_ref().is_none_or(|(id, _)| *id != operation.keyspace_id) {
+                    let keyspace = request.keyspaces.iter().find(|known| known.id == operation.keyspace_id);
+                    let keyspace = keyspace.expect("a request names every keyspace that it writes to");
+                    memtable = Some((keyspace.id, keyspace.peek().memtable.clone()));
+                }
+                let (_, memtable) = memtable.as_ref().expect("it was just looked up");
+                sequence += 1;
+                memtable.insert(operation.pair, operation.key_len, sequence, operation.kind, segment);
+            }
+            user_bytes += request.user_bytes;
+        }
+        writer.last_sequence = sequence;
+        self.visible.store(sequence, Ordering::Release);
+        self.counters.user_bytes_written.fetch_add(user_bytes, Ordering::Relaxed);
+        for keyspace in requests.iter().flat_map(|request| request.keyspaces) {
+            if keyspace.peek().memtable.heap_bytes() >= self.options.memtable_bytes {
+                self.seal_memtable(writer, keyspace);
+            }
+        }
+    }
+
+    /// Sets the active memtable of a keyspace aside to be flushed and starts another. Needs the commit lock.
+    pub fn seal_memtable(&self, writer: &Writer, keyspace: &KeyspaceInner) {
+        if keyspace.peek().memtable.is_empty() {
+            return;
+        }
+        let sealed = Sealed { log_end: self.log.written(), last_sequence: writer.last_sequence };
+        keyspace.replace(|state| {
+            state.memtable.seal(sealed);
+            let mut memtables = vec![state.memtable.clone()];
+            memtables.extend(state.sealed.iter().cloned());
+            let memtable = Arc::new(Memtable::new());
+            (State { memtable, sealed: memtables, version: state.version.clone() }, ())
+        });
+        self.work_changed();
+    }
+}

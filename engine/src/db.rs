@@ -1,0 +1,241 @@
+//! The database handle.
+
+use std::collections::BTreeSet;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use terrace_io::{Error, Result};
+
+use crate::batch::WriteBatch;
+use crate::commit::Request;
+use crate::core::Core;
+use crate::health::Health;
+use crate::keyspace::Keyspace;
+use crate::metrics::Metrics;
+use crate::options::{Durability, KeyspaceOptions, Options};
+use crate::recovery;
+use crate::snapshot::Snapshot;
+
+/// How long an open waits for a handle of the same process that was dropped, but whose threads have not ended yet.
+const DROPPED_WAIT: Duration = Duration::from_secs(20);
+
+/// Directories whose last handle was dropped without a close, and whose threads are still ending.
+static ENDING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+static ENDED: Condvar = Condvar::new();
+
+/// An open database, and a handle to its keyspace `default`: `db.put(..)`, `db.get(..)`, `db.range(..)` and all other
+/// methods of [`Keyspace`] work on it. Cheap to clone, usable from any thread.
+///
+/// One process at a time has a database open. Others get [`Error::Locked`].
+///
+/// Dropping the last handle never waits for I/O: background threads are told to end, and what was not written to tables
+/// is in the log, where the next open finds it. [`Db::close`] finishes instead, and says how that went.
+///
+/// ```
+/// # fn main() -> terrace::Result<()> {
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let path = directory.path().join("db");
+/// let db = terrace::Db::open(&path)?;
+/// db.put("hello", "world")?;
+/// assert_eq!(db.get("hello")?.as_deref(), Some(&b"world"[..]));
+/// db.close()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Db {
+    default: Keyspace,
+}
+
+/// What user-facing handles share. When the last one goes, the threads are told to end.
+pub(crate) struct Handle {
+    pub core: Arc<Core>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("dir", &self.core.dir).finish()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.core.check_open().is_ok() {
+            ENDING.lock().insert(full_path(&self.core.dir));
+            self.core.stop();
+        }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        *self.lock.lock() = None;
+        if ENDING.lock().remove(&full_path(&self.dir)) {
+            ENDED.notify_all();
+        }
+    }
+}
+
+impl Deref for Db {
+    type Target = Keyspace;
+
+    fn deref(&self) -> &Keyspace {
+        &self.default
+    }
+}
+
+impl Db {
+    /// Opens the database in a directory with the default [`Options`], or creates it if the directory is missing or
+    /// empty. Recovers it first, if it was not closed.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] if it is open elsewhere; [`Error::NotADatabase`] if the directory holds something else;
+    /// [`Error::Corruption`] and [`Error::UnsupportedFormat`] if it cannot be recovered: then nothing was changed.
+    pub fn open(path: impl AsRef<Path>) -> Result<Db> {
+        Options::new().open(path)
+    }
+
+    pub(crate) fn open_with(path: &Path, options: Options) -> Result<Db> {
+        options.check()?;
+        let core = match recovery::open(path, &options) {
+            Err(Error::Locked { .. }) if wait_until_ended(path) => recovery::open(path, &options)?,
+            outcome => outcome?,
+        };
+        let default = core.keyspaces.load().get(&0).cloned();
+        let default = default.expect("recovery makes sure of keyspace 0");
+        Ok(Db { default: Keyspace::new(Arc::new(Handle { core }), default) })
+    }
+
+    fn core(&self) -> &Core {
+        &self.default.handle().core
+    }
+
+    /// The directory it was opened in.
+    pub fn path(&self) -> &Path {
+        &self.core().dir
+    }
+
+    /// The keyspace of a name: the one that exists, or a new one with the database's defaults.
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        self.core().check_open()?;
+        let inner = match self.core().find_keyspace(name) {
+            Some(inner) => inner,
+            None => self.core().create_keyspace(name, self.core().options.keyspace_defaults.clone())?,
+        };
+        Ok(Keyspace::new(self.default.handle().clone(), inner))
+    }
+
+    /// The keyspace of a name: the one that exists, if it was created with these options, or a new one with them.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if it exists with other options.
+    pub fn keyspace_with(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
+        self.core().check_open()?;
+        let inner = match self.core().find_keyspace(name) {
+            Some(inner) => inner,
+            None => self.core().create_keyspace(name, options.clone())?,
+        };
+        if inner.options != options {
+            let known = &inner.options;
+            return Err(Error::invalid(format!(
+                "keyspace {name:?} was created with other options: {known:?}, not {options:?}"
+            )));
+        }
+        Ok(Keyspace::new(self.default.handle().clone(), inner))
+    }
+
+    /// The names of all keyspaces, `default` first, then in the order in which they were created.
+    pub fn keyspace_names(&self) -> Result<Vec<String>> {
+        self.core().check_open()?;
+        Ok(self.core().keyspaces.load().values().map(|keyspace| keyspace.name.clone()).collect())
+    }
+
+    /// Removes a keyspace with everything in it, durably. Its handles give [`Error::KeyspaceDropped`] from here on;
+    /// snapshots and iterators from before go on. A new keyspace of the same name has nothing to do with it.
+    pub fn drop_keyspace(&self, name: &str) -> Result<()> {
+        self.core().check_open()?;
+        self.core().drop_keyspace(name)
+    }
+
+    /// Writes a batch, all of it or nothing, with the database's durability.
+    pub fn write(&self, batch: WriteBatch) -> Result<()> {
+        self.write_with(batch, self.core().options.durability)
+    }
+
+    /// Writes a batch, all of it or nothing; it survives what `durability` says.
+    pub fn write_with(&self, batch: WriteBatch, durability: Durability) -> Result<()> {
+        batch.check()?;
+        let request = Request {
+            operations: &batch.operations,
+            count: batch.count,
+            user_bytes: batch.user_bytes,
+            value_len_max: batch.value_len_max,
+            keyspaces: &batch.keyspaces,
+        };
+        self.core().write(request, durability)
+    }
+
+    /// A view of the whole database as it is now.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        self.core().check_open()?;
+        Ok(Snapshot::new(self.default.handle().clone()))
+    }
+
+    /// Makes everything durable that was acknowledged before the call.
+    pub fn sync(&self) -> Result<()> {
+        self.core().check_open()?;
+        self.core().sync()
+    }
+
+    /// Writes all memtables to tables, and waits for that. Not needed for durability.
+    pub fn flush(&self) -> Result<()> {
+        self.core().check_open()?;
+        self.core().flush_keyspaces(|_| true)
+    }
+
+    /// Flushes, empties level 0, waits until no compaction is owed, and gives the log's space back: what a database
+    /// looks like at rest. While others go on writing it may take as long as they do.
+    pub fn settle(&self) -> Result<()> {
+        self.core().check_open()?;
+        self.core().settle()
+    }
+
+    /// Closes the database: flushes, stops the background threads and waits for them, and unlocks the directory. From
+    /// here on every handle gives [`Error::Closed`]; iterators and values that were read stay valid.
+    ///
+    /// # Errors
+    /// What could not be finished. The database is closed all the same, and no acknowledged write is lost.
+    pub fn close(&self) -> Result<()> {
+        self.core().close()
+    }
+
+    /// What is wrong, if anything.
+    pub fn health(&self) -> Health {
+        self.core().health()
+    }
+
+    /// Figures about the database.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::gather(self.core())
+    }
+}
+
+/// Waits until the threads of a dropped database in this process have ended, if that is who has it locked.
+fn wait_until_ended(path: &Path) -> bool {
+    let path = full_path(path);
+    let mut ending = ENDING.lock();
+    let was_ending = ending.contains(&path);
+    while ending.contains(&path) {
+        if ENDED.wait_for(&mut ending, DROPPED_WAIT).timed_out() {
+            break;
+        }
+    }
+    was_ending
+}
+
+fn full_path(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

@@ -1,0 +1,297 @@
+//! A keyspace: an ordered map of its own inside a database, sharing its log and its batches.
+
+use std::ops::RangeBounds;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use terrace_io::{Error, Result};
+use terrace_sstable::{Kind, Slice};
+
+use crate::batch::{check_sizes, encode_operation};
+use crate::commit::Request;
+use crate::compact;
+use crate::db::Handle;
+use crate::iter::{Cursor, Iter, borrowed, owned_bounds, prefix_bounds};
+use crate::options::{Durability, KeyspaceOptions};
+use crate::version::State;
+
+/// What the database keeps of a keyspace, shared by all handles to it.
+pub(crate) struct KeyspaceInner {
+    pub id: u32,
+    pub name: String,
+    pub options: KeyspaceOptions,
+    /// Which open database it belongs to.
+    pub instance: u64,
+    pub dropped: AtomicBool,
+    /// Replaced under `replacing`, read by anyone.
+    state: ArcSwap<State>,
+    replacing: Mutex<()>,
+    /// States from before a clear, for snapshots from before it: `(moment of the clear, state)`, oldest first.
+    cleared: Mutex<Vec<(u64, Arc<State>)>>,
+    has_cleared: AtomicBool,
+}
+
+impl KeyspaceInner {
+    pub fn new(id: u32, name: String, options: KeyspaceOptions, instance: u64, state: State) -> Self {
+        KeyspaceInner {
+            id,
+            name,
+            options,
+            instance,
+            dropped: AtomicBool::new(false),
+            state: ArcSwap::from_pointee(state),
+            replacing: Mutex::new(()),
+            cleared: Mutex::default(),
+            has_cleared: AtomicBool::new(false),
+        }
+    }
+
+    /// The current state, without counting a reference: for a look, not to keep.
+    #[inline]
+    pub fn peek(&self) -> arc_swap::Guard<Arc<State>> {
+        self.state.load()
+    }
+
+    /// The current state, to keep.
+    pub fn state(&self) -> Arc<State> {
+        self.state.load_full()
+    }
+
+    /// The state for snapshot number `snapshot`: that of before a clear, if the snapshot is from before it.
+    pub fn state_at(&self, snapshot: u64) -> Arc<State> {
+        if self.has_cleared.load(Ordering::Acquire) {
+            let cleared = self.cleared.lock();
+            if let Some((_, state)) = cleared.iter().find(|(moment, _)| snapshot < *moment) {
+                return state.clone();
+            }
+        }
+        self.state()
+    }
+
+    /// Replaces the state by what `change` makes of it.
+    pub fn replace<R>(&self, change: impl FnOnce(&State) -> (State, R)) -> R {
+        let _replacing = self.replacing.lock();
+        let (state, result) = change(&self.state.load());
+        self.state.store(Arc::new(state));
+        result
+    }
+
+    /// Keeps the state of before a clear for the snapshots taken before `moment`, and forgets those that no live
+    /// snapshot needs. Called before the clear replaces the state.
+    pub fn keep_cleared(&self, moment: u64, needed: impl Fn(u64) -> bool) {
+        let mut cleared = self.cleared.lock();
+        cleared.push((moment, self.state()));
+        cleared.retain(|(moment, _)| needed(*moment));
+        self.has_cleared.store(!cleared.is_empty(), Ordering::Release);
+    }
+
+    /// Forgets states of before a clear that no live snapshot needs.
+    pub fn forget_cleared(&self, needed: impl Fn(u64) -> bool) {
+        if self.has_cleared.load(Ordering::Acquire) {
+            let mut cleared = self.cleared.lock();
+            cleared.retain(|(moment, _)| needed(*moment));
+            self.has_cleared.store(!cleared.is_empty(), Ordering::Release);
+        }
+    }
+
+    /// [`Error::KeyspaceDropped`] if it was.
+    #[inline]
+    pub fn check_exists(&self) -> Result<()> {
+        match self.dropped.load(Ordering::Acquire) {
+            false => Ok(()),
+            true => Err(Error::KeyspaceDropped { name: self.name.clone() }),
+        }
+    }
+}
+
+impl std::fmt::Debug for KeyspaceInner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyspaceInner").field("id", &self.id).field("name", &self.name).finish()
+    }
+}
+
+/// A handle to a keyspace. Cheap to clone, usable from any thread. Made by [`crate::Db::keyspace`]; a [`crate::Db`]
+/// is itself a handle to the keyspace `default`.
+///
+/// ```
+/// # fn main() -> terrace::Result<()> {
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let db = terrace::Db::open(directory.path())?;
+/// let users = db.keyspace("users")?;
+/// users.put("alice", "1")?;
+/// assert_eq!(users.get("alice")?.as_deref(), Some(&b"1"[..]));
+/// users.delete("alice")?;
+/// assert!(!users.contains_key("alice")?);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Keyspace {
+    handle: Arc<Handle>,
+    inner: Arc<KeyspaceInner>,
+}
+
+impl Keyspace {
+    pub(crate) fn new(handle: Arc<Handle>, inner: Arc<KeyspaceInner>) -> Self {
+        Keyspace { handle, inner }
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<KeyspaceInner> {
+        &self.inner
+    }
+
+    pub(crate) fn handle(&self) -> &Arc<Handle> {
+        &self.handle
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The options that it was created with.
+    pub fn options(&self) -> &KeyspaceOptions {
+        &self.inner.options
+    }
+
+    /// Writes a value, with the database's durability.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a key of more than 64 KiB or a value over the database's limit, and whatever
+    /// the log says: see [`Error`].
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.put_with(key, value, self.handle.core.options.durability)
+    }
+
+    /// Writes a value that survives what `durability` says.
+    pub fn put_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        durability: Durability,
+    ) -> Result<()> {
+        self.write_one(Kind::Put, key.as_ref(), value.as_ref(), durability)
+    }
+
+    /// Removes a key, with the database's durability. It need not exist.
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
+        self.delete_with(key, self.handle.core.options.durability)
+    }
+
+    /// Removes a key; the removal survives what `durability` says.
+    pub fn delete_with(&self, key: impl AsRef<[u8]>, durability: Durability) -> Result<()> {
+        self.write_one(Kind::Delete, key.as_ref(), &[], durability)
+    }
+
+    fn write_one(&self, kind: Kind, key: &[u8], value: &[u8], durability: Durability) -> Result<()> {
+        check_sizes(key, value, 0)?;
+        let mut operations = Vec::new();
+        encode_operation(&mut operations, kind, self.inner.id, key, value);
+        let request = Request {
+            operations: &operations,
+            count: 1,
+            user_bytes: (key.len() + value.len()) as u64,
+            value_len_max: value.len() as u64,
+            keyspaces: std::slice::from_ref(&self.inner),
+        };
+        self.handle.core.write(request, durability)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.handle.core.check_open()?;
+        self.inner.check_exists()
+    }
+
+    /// The value of a key. It borrows from where it lies (a table's mapping, a memtable) and keeps that alive: nothing
+    /// is copied out of an uncompressed table.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
+        self.check()?;
+        // The state first: a sequence number read before it could ask for versions that it no longer holds.
+        let state = self.inner.peek();
+        let visible = self.handle.core.visible.load(Ordering::Acquire);
+        Ok(state.find(key.as_ref(), visible)?.map(|hit| hit.into_slice()))
+    }
+
+    /// Shows the value of a key to `read`, where it lies: the cheapest way to look at one.
+    pub fn get_with<R>(&self, key: impl AsRef<[u8]>, read: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+        self.check()?;
+        let state = self.inner.peek();
+        let visible = self.handle.core.visible.load(Ordering::Acquire);
+        Ok(state.find(key.as_ref(), visible)?.map(|hit| read(hit.value())))
+    }
+
+    /// The values of many keys, in their order, all as of one moment.
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Slice>>> {
+        self.check()?;
+        let state = self.inner.state();
+        let visible = self.handle.core.visible.load(Ordering::Acquire);
+        let find = |key: K| Ok(state.find(key.as_ref(), visible)?.map(|hit| hit.into_slice()));
+        keys.into_iter().map(find).collect()
+    }
+
+    /// Whether a key has a value.
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.check()?;
+        let state = self.inner.peek();
+        let visible = self.handle.core.visible.load(Ordering::Acquire);
+        Ok(state.find(key.as_ref(), visible)?.is_some())
+    }
+
+    /// All entries, in key order, from both ends.
+    pub fn iter(&self) -> Result<Iter> {
+        self.range::<&[u8]>(..)
+    }
+
+    /// The entries with keys in a range, in key order, from both ends.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if the range starts after its end.
+    pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<Iter> {
+        self.check()?;
+        let bounds = owned_bounds(range)?;
+        let state = self.inner.state();
+        let visible = self.handle.core.visible.load(Ordering::Acquire);
+        Ok(Iter::new(state, visible, bounds))
+    }
+
+    /// The entries whose keys begin with `prefix`, in key order, from both ends.
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Iter> {
+        self.check()?;
+        let state = self.inner.state();
+        let visible = self.handle.core.visible.load(Ordering::Acquire);
+        Ok(Iter::new(state, visible, prefix_bounds(prefix.as_ref())))
+    }
+
+    /// A lending cursor over all entries, as they are now.
+    pub fn cursor(&self) -> Result<Cursor> {
+        self.check()?;
+        let state = self.inner.state();
+        let visible = self.handle.core.visible.load(Ordering::Acquire);
+        Ok(Cursor::new(state, visible))
+    }
+
+    /// Removes every entry, at once and durably, whatever the durability: the tables are let go of, nothing is
+    /// written per key. Snapshots and iterators from before still see what was there.
+    pub fn clear(&self) -> Result<()> {
+        self.check()?;
+        self.handle.core.clear_keyspace(&self.inner)
+    }
+
+    /// Compacts all entries with keys in a range down to the bottom, now, in this thread, and drops what nobody can
+    /// see any more.
+    pub fn compact_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<()> {
+        self.check()?;
+        let bounds = owned_bounds(range)?;
+        compact::compact_range(&self.handle.core, &self.inner, borrowed(&bounds))
+    }
+
+    /// Roughly how many bytes the entries with keys in a range take: on disk for those in tables, in memory for the
+    /// rest. On settled data it is within 10 % for ranges of more than a few blocks.
+    pub fn approximate_size<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<u64> {
+        self.check()?;
+        let bounds = owned_bounds(range)?;
+        compact::approximate_size(&self.inner.state(), borrowed(&bounds))
+    }
+}

@@ -1,0 +1,81 @@
+//! Terrace: an embedded, ordered key-value store. An LSM-tree whose immutable tables are memory-mapped.
+//!
+//! Its one idea: each access pattern uses the I/O path that suits it. Point reads go through a mapping and copy nothing;
+//! compaction and long scans go through `pread` with readahead and leave the page cache alone; the log goes through
+//! `pwrite` and `fdatasync`; nothing is ever written through a mapping.
+//!
+//! ```
+//! use terrace::{Db, Durability, WriteBatch};
+//! # fn main() -> terrace::Result<()> {
+//! # let directory = tempfile::tempdir().unwrap();
+//! # let path = directory.path().join("db");
+//!
+//! let db = Db::open(&path)?;
+//! db.put("apple", "red")?; // survives power loss once it returns
+//! db.put_with("pear", "green", Durability::Buffered)?; // survives the process
+//!
+//! let colours = db.keyspace("colours")?;
+//! let mut batch = WriteBatch::new();
+//! batch.delete(&db, "pear");
+//! batch.put(&colours, "green", "pear");
+//! db.write(batch)?; // all of it or nothing, across keyspaces
+//!
+//! assert_eq!(db.get("apple")?.as_deref(), Some(&b"red"[..]));
+//! for entry in db.range("a".."z")? {
+//!     let (key, value) = entry?;
+//!     println!("{} is {}", key.escape_ascii(), value.escape_ascii());
+//! }
+//! db.close()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Threads
+//!
+//! Every handle is `Clone`, `Send` and `Sync`. Readers take no locks. Concurrent writers share log writes and syncs.
+//!
+//! # The directory is trusted
+//!
+//! Tables are mapped, so while a database is open nothing else may change its files: the directory is locked against
+//! other Terrace processes, and created readable by its owner only. Damage that was there before is detected by
+//! checksums on first touch. On an I/O error under a mapping the operating system sends a signal; where that is not
+//! acceptable, open with [`Options::point_reads`]`(`[`PointReads::Pread`]`)`.
+
+#![forbid(unsafe_code)]
+
+mod batch;
+mod catalog;
+mod codec;
+mod commit;
+mod compact;
+mod core;
+mod counters;
+mod db;
+mod flush;
+mod health;
+mod iter;
+mod keyspace;
+mod log;
+mod manifest;
+mod memtable;
+mod metrics;
+mod options;
+mod poison;
+mod recovery;
+mod service;
+mod snapshot;
+mod throttle;
+mod version;
+mod work;
+
+pub use batch::WriteBatch;
+pub use db::Db;
+pub use health::Health;
+pub use iter::{Cursor, Iter};
+pub use keyspace::Keyspace;
+pub use metrics::{KeyspaceMetrics, LevelMetrics, Metrics};
+pub use options::{Durability, KeyspaceOptions, Options};
+pub use snapshot::Snapshot;
+pub use terrace_io::{Error, FileSystem, Result};
+pub use terrace_sstable::{Compression, PointReads, Slice};
+pub use throttle::{StallMetrics, StallReason};

@@ -1,0 +1,342 @@
+//! The write-ahead log: its segments, who syncs them, and when they go.
+//!
+//! Two sides share it. The *appender* belongs to the thread that leads a commit group: it encodes records and writes
+//! them with one `pwrite`. The *sync* side belongs to whoever needs durability: the first such thread syncs for all
+//! that was written by then, outside the commit lock, so that the next group is written meanwhile and no buffered
+//! writer waits for a disk.
+//!
+//! Segments are made ahead of need by a background thread: zero-filled or recycled, synced, and named in the manifest
+//! before their first record. They start small, so that a small database stays small, and double.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use parking_lot::{Condvar, Mutex};
+use terrace_io::{Error, FileSystem, LogFile, Result};
+use terrace_wal::{Fill, HEADER_BYTES, Position, RecordKind, SegmentWriter, record_len, segment_file_name};
+
+use crate::catalog::Change;
+use crate::manifest::Manifest;
+use crate::poison::Poison;
+
+/// Length of the first segment after an open.
+const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+
+/// Retired segments of full length that are kept for reuse.
+const SPARES_MAX: usize = 4;
+
+/// A group buffer that has grown past this is given back after use.
+const GROUP_BYTES_KEPT: usize = 1 << 20;
+
+/// Everything about the log but the appender.
+pub(crate) struct Log {
+    fs: Arc<dyn FileSystem>,
+    dir: PathBuf,
+    log_id: [u8; 16],
+    segment_bytes_max: u64,
+    poison: Arc<Poison>,
+    manifest: Arc<Mutex<Manifest>>,
+    sync: Mutex<SyncState>,
+    synced_changed: Condvar,
+    /// `SyncState::synced`, for record headers.
+    synced: AtomicU64,
+    /// The segment that is appended to; the last one before if there is none now.
+    active: AtomicU32,
+    provision: Mutex<Provision>,
+    pub bytes_written: AtomicU64,
+    pub syncs: AtomicU64,
+}
+
+#[derive(Default)]
+struct SyncState {
+    /// The end of the last record.
+    written: Position,
+    synced: Position,
+    /// Files that hold bytes between `synced` and `written`, oldest first; the last one is being appended to.
+    unsynced: Vec<Arc<LogFile>>,
+    running: bool,
+}
+
+struct Provision {
+    prepared: Option<SegmentWriter>,
+    next_number: u32,
+    next_bytes: u64,
+    /// Retired segments that can be recycled.
+    spares: Vec<u32>,
+}
+
+fn pack(position: Position) -> u64 {
+    u64::from(position.segment) << 32 | u64::from(position.offset)
+}
+
+fn unpack(packed: u64) -> Position {
+    Position { segment: (packed >> 32) as u32, offset: packed as u32 }
+}
+
+impl Log {
+    /// A log whose next segment is the one after the last that the manifest has named.
+    pub fn new(
+        fs: Arc<dyn FileSystem>,
+        dir: PathBuf,
+        segment_bytes_max: u64,
+        manifest: Arc<Mutex<Manifest>>,
+        poison: Arc<Poison>,
+    ) -> Log {
+        let (log_id, last_segment) = {
+            let manifest = manifest.lock();
+            (manifest.catalog().database_id, manifest.catalog().last_segment)
+        };
+        Log {
+            fs,
+            dir,
+            log_id,
+            segment_bytes_max,
+            poison,
+            manifest,
+            sync: Mutex::default(),
+            synced_changed: Condvar::new(),
+            synced: AtomicU64::new(0),
+            active: AtomicU32::new(last_segment),
+            provision: Mutex::new(Provision {
+                prepared: None,
+                next_number: last_segment + 1,
+                next_bytes: SEGMENT_BYTES_MIN.min(segment_bytes_max),
+                spares: Vec::new(),
+            }),
+            bytes_written: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+        }
+    }
+
+    /// Where the next record goes, more or less: everything acknowledged so far lies before.
+    pub fn written(&self) -> Position {
+        self.sync.lock().written
+    }
+
+    /// How far the log is known to be durable.
+    pub fn synced(&self) -> Position {
+        unpack(self.synced.load(Relaxed))
+    }
+
+    /// No record from now on goes to a segment below it.
+    pub fn active_segment(&self) -> u32 {
+        self.active.load(Relaxed)
+    }
+
+    /// Makes everything before `position` durable: syncs, or waits for the thread that does.
+    ///
+    /// [`Error::OutcomeUnknown`] if the sync fails: the database is poisoned then.
+    pub fn sync_through(&self, position: Position) -> Result<()> {
+        let mut state = self.sync.lock();
+        loop {
+            if state.synced >= position {
+                return Ok(());
+            }
+            if let Some(cause) = self.poison.cause() {
+                return Err(Error::OutcomeUnknown { cause: cause.clone() });
+            }
+            if state.running {
+                self.synced_changed.wait(&mut state);
+                continue;
+            }
+            state.running = true;
+            let target = state.written;
+            let files = state.unsynced.clone();
+            drop(state);
+            let outcome = files.iter().try_for_each(|file| file.sync());
+            self.syncs.fetch_add(files.len() as u64, Relaxed);
+            state = self.sync.lock();
+            state.running = false;
+            match outcome {
+                Ok(()) => {
+                    state.synced = target;
+                    self.synced.store(pack(target), Relaxed);
+                    // The newest of them may have been appended to since, so it stays.
+                    state.unsynced.drain(..files.len().saturating_sub(1));
+                }
+                Err(error) => drop(self.poison.set(error)),
+            }
+            self.synced_changed.notify_all();
+        }
+    }
+
+    /// Makes the next segment if there is none ready. Called in the background when the active one is half full.
+    pub fn prepare(&self) -> Result<()> {
+        let mut provision = self.provision.lock();
+        if provision.prepared.is_none() {
+            provision.prepared = Some(self.make_segment(&mut provision, 0)?);
+        }
+        Ok(())
+    }
+
+    /// A segment with room for a record of `record_bytes`, named in the manifest and newer than any before.
+    fn take_segment(&self, record_bytes: u64) -> Result<SegmentWriter> {
+        let mut provision = self.provision.lock();
+        match provision.prepared.take() {
+            Some(segment) if segment.remaining() >= record_bytes => Ok(segment),
+            // One that is too short is never used: its number has passed. Recovery finds it empty.
+            _ => self.make_segment(&mut provision, record_bytes),
+        }
+    }
+
+    fn make_segment(&self, provision: &mut Provision, record_bytes: u64) -> Result<SegmentWriter> {
+        self.poison.check()?;
+        let number = provision.next_number;
+        let Some(next_number) = number.checked_add(1) else {
+            return Err(Error::invalid("the database has used up its 4 billion log segments"));
+        };
+        provision.next_number = next_number;
+        let needed = HEADER_BYTES + record_bytes;
+        let usual = provision.next_bytes;
+        let spare = if needed <= self.segment_bytes_max && usual == self.segment_bytes_max {
+            provision.spares.pop()
+        } else {
+            None
+        };
+        let segment = match spare {
+            Some(old) => SegmentWriter::recycle(&*self.fs, &self.dir, self.log_id, old, number),
+            None if needed > usual => {
+                let bytes = needed.next_multiple_of(4096);
+                SegmentWriter::create(&*self.fs, &self.dir, self.log_id, number, bytes, Fill::Sparse)
+            }
+            None => SegmentWriter::create(&*self.fs, &self.dir, self.log_id, number, usual, Fill::Zeros),
+        };
+        let named = segment.and_then(|segment| {
+            self.fs.sync_dir(&self.dir)?;
+            let length = segment.len();
+            self.manifest.lock().commit(vec![Change::SegmentAdded { number, length }])?;
+            Ok(segment)
+        });
+        match named {
+            Ok(segment) => {
+                provision.next_bytes = (2 * usual).min(self.segment_bytes_max);
+                Ok(segment)
+            }
+            Err(error) => {
+                if self.poison.cause().is_none() {
+                    // The manifest does not name it: best effort, the next open would remove it too.
+                    let _ = self.fs.remove_file(&self.dir.join(segment_file_name(number)));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives up segments that the manifest has just retired: `(number, length)`. The files of some are kept for reuse.
+    pub fn release(&self, retired: &[(u32, u64)]) {
+        let mut provision = self.provision.lock();
+        for &(number, length) in retired {
+            if length == self.segment_bytes_max && provision.spares.len() < SPARES_MAX {
+                provision.spares.push(number);
+            } else {
+                self.remove(number);
+            }
+        }
+    }
+
+    /// Retires every segment, removes all the log's files and starts small again. Everything in the log must be in
+    /// tables; the commit lock is held.
+    pub fn retire_all(&self, appender: &mut Appender, last_sequence: u64) -> Result<()> {
+        let mut provision = self.provision.lock();
+        let retired: Vec<u32> = {
+            let mut manifest = self.manifest.lock();
+            let catalog = manifest.catalog();
+            let retired = catalog.segments.keys().copied().collect();
+            if !catalog.segments.is_empty() {
+                let below = catalog.last_segment + 1;
+                manifest
+                    .commit(vec![Change::LastSequence(last_sequence), Change::SegmentsRetired { below }])?;
+            }
+            retired
+        };
+        appender.leave_segment(self);
+        provision.prepared = None;
+        provision.next_bytes = SEGMENT_BYTES_MIN.min(self.segment_bytes_max);
+        let spares = std::mem::take(&mut provision.spares);
+        retired.into_iter().chain(spares).for_each(|number| self.remove(number));
+        Ok(())
+    }
+
+    fn remove(&self, number: u32) {
+        let path = self.dir.join(segment_file_name(number));
+        if let Err(error) = self.fs.remove_file(&path) {
+            tracing::warn!(%error, "a retired log segment stays until the next open");
+        }
+    }
+}
+
+/// The side of the log that writes. There is one, under the commit lock.
+#[derive(Default)]
+pub(crate) struct Appender {
+    segment: Option<SegmentWriter>,
+    group: Vec<u8>,
+    half_full_told: bool,
+}
+
+impl Appender {
+    /// Whether a batch with a payload of `payload_len` bytes still fits in the segment, behind the group so far.
+    pub fn fits(&self, payload_len: usize) -> bool {
+        let needed = self.group.len() as u64 + record_len(payload_len);
+        self.segment.as_ref().is_some_and(|segment| segment.remaining() >= needed)
+    }
+
+    /// Moves on to a segment that has room for a payload of `payload_len` bytes. The group must be empty.
+    pub fn roll(&mut self, log: &Log, payload_len: usize) -> Result<()> {
+        debug_assert!(self.group.is_empty(), "a group lies in one segment");
+        if let Some(full) = &mut self.segment {
+            // What a failed append has left must not be found behind the good records: its numbers are used again.
+            full.seal()?;
+        }
+        let segment = log.take_segment(record_len(payload_len))?;
+        // `written` stays where the last record ended: what is said to be synced is always the end of a record.
+        log.sync.lock().unsynced.push(segment.file().clone());
+        log.active.store(segment.number(), Relaxed);
+        self.segment = Some(segment);
+        self.half_full_told = false;
+        Ok(())
+    }
+
+    /// Adds a batch to the group.
+    pub fn encode(&mut self, log: &Log, parts: &[&[u8]]) {
+        let segment = self.segment.as_ref().expect("a segment with room was made sure of before");
+        segment.encode(&mut self.group, RecordKind::Batch, log.synced(), parts);
+    }
+
+    /// Writes the group and says in which segment it is and where it ends. The group is empty afterwards, also after
+    /// an error: then nothing of it counts, and the next group is written over it.
+    pub fn append(&mut self, log: &Log) -> Result<Position> {
+        let segment = self.segment.as_mut().expect("a group is encoded for a segment");
+        let outcome = segment.append(&self.group);
+        if outcome.is_ok() {
+            log.bytes_written.fetch_add(self.group.len() as u64, Relaxed);
+        }
+        self.clear();
+        let end = outcome?;
+        log.sync.lock().written = end;
+        Ok(end)
+    }
+
+    /// Forgets the group.
+    pub fn clear(&mut self) {
+        self.group.clear();
+        self.group.shrink_to(GROUP_BYTES_KEPT);
+    }
+
+    /// Whether it is time to prepare the next segment; says so once for each segment.
+    pub fn is_half_full(&mut self) -> bool {
+        let Some(segment) = &self.segment else { return false };
+        let half_full = !self.half_full_told && segment.remaining() < segment.len() / 2;
+        self.half_full_told |= half_full;
+        half_full
+    }
+
+    /// Lets go of the active segment, whose records are all in tables: the next write starts another.
+    pub fn leave_segment(&mut self, log: &Log) {
+        self.segment = None;
+        let mut state = log.sync.lock();
+        state.unsynced.clear();
+        state.synced = state.written;
+        log.synced.store(pack(state.written), Relaxed);
+    }
+}

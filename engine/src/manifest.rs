@@ -1,0 +1,211 @@
+//! The manifest file: a record log of version edits (`docs/format.md` §4) and the catalog that they add up to.
+//!
+//! A commit is durable when it returns. It is called under the manifest's mutex by whoever changes the set of files:
+//! flush, compaction, keyspace operations, log segments. When the file has grown well past what a snapshot would
+//! take, it is replaced by one, by rename.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use terrace_io::{Error, FileSystem, Result};
+use terrace_wal::{GrowingLog, Position, RecordKind, SegmentReader};
+
+use crate::catalog::{Catalog, Change, Edit, EditError, decode, encode};
+use crate::poison::Poison;
+
+pub(crate) const MANIFEST: &str = "MANIFEST";
+pub(crate) const MANIFEST_TEMPORARY: &str = "MANIFEST.tmp";
+
+/// The newest manifest format that this build reads; fields are the unit of change.
+const FIELDS_SUPPORTED: u64 = 12;
+
+/// A manifest is rewritten once it is this long and four times longer than right after the last rewrite.
+const REWRITE_BYTES_MIN: u64 = 256 << 10;
+
+pub(crate) struct Manifest {
+    fs: Arc<dyn FileSystem>,
+    dir: PathBuf,
+    log: GrowingLog,
+    generation: u32,
+    /// Length right after the last rewrite.
+    snapshot_bytes: u64,
+    catalog: Catalog,
+    poison: Arc<Poison>,
+    bytes_written: u64,
+    closed: bool,
+}
+
+impl Manifest {
+    /// Writes the first manifest of a database, or the next generation of one.
+    pub fn create(
+        fs: Arc<dyn FileSystem>,
+        dir: &Path,
+        catalog: Catalog,
+        generation: u32,
+        poison: Arc<Poison>,
+    ) -> Result<Manifest> {
+        let log = write_generation(&*fs, dir, &catalog, generation)?;
+        let dir = dir.to_owned();
+        fs.sync_dir(&dir)?;
+        let snapshot_bytes = log.len();
+        Ok(Manifest {
+            fs,
+            dir,
+            log,
+            generation,
+            snapshot_bytes,
+            catalog,
+            poison,
+            bytes_written: snapshot_bytes,
+            closed: false,
+        })
+    }
+
+    /// Reads the manifest of a database and makes it ready for more commits. `None` if there is no such file.
+    /// Writes nothing, unless the last commit was torn by a crash: what is left of it is erased then.
+    pub fn open(fs: Arc<dyn FileSystem>, dir: &Path, poison: Arc<Poison>) -> Result<Option<Manifest>> {
+        let path = dir.join(MANIFEST);
+        let mut reader = match SegmentReader::open(&*fs, &path) {
+            Ok(reader) => reader,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let (generation, log_id) = (reader.header().number, reader.header().log_id);
+        let mut catalog = Catalog::default();
+        let mut end = Position::default();
+        while let Some(record) = reader.next()? {
+            let offset = u64::from(record.position.offset);
+            if record.kind != RecordKind::VersionEdit {
+                return Err(Error::corruption(&path, offset, "a manifest record is not a version edit"));
+            }
+            apply(&mut catalog, &record.payload, &path, offset)?;
+            end = record.end;
+        }
+        if catalog.database_id != log_id || catalog.database_id == [0; 16] {
+            let what = "the manifest does not begin with the database's identity";
+            return Err(Error::corruption(&path, terrace_wal::HEADER_BYTES, what));
+        }
+        reader.require_end()?;
+        drop(reader);
+        let snapshot_bytes = u64::from(end.offset);
+        let log = GrowingLog::open_for_append(&*fs, &path, log_id, generation, snapshot_bytes)?;
+        let dir = dir.to_owned();
+        let (bytes_written, closed) = (0, false);
+        Ok(Some(Manifest {
+            fs,
+            dir,
+            log,
+            generation,
+            snapshot_bytes,
+            catalog,
+            poison,
+            bytes_written,
+            closed,
+        }))
+    }
+
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Bytes that this manifest has written since it was opened.
+    pub fn bytes_written(&self) -> u64 {
+        self.bytes_written
+    }
+
+    /// Refuses commits from here on: the directory is about to be unlocked.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Records an edit durably and applies it to the catalog.
+    ///
+    /// After an error nothing has changed, and a full disk may be tried again. If the database is poisoned afterwards,
+    /// the edit may still be found by the next recovery: the files that it names must be left where they are.
+    pub fn commit(&mut self, edit: Edit) -> Result<()> {
+        self.poison.check()?;
+        if self.closed {
+            return Err(Error::Closed);
+        }
+        if self.log.len() > REWRITE_BYTES_MIN.max(4 * self.snapshot_bytes) {
+            self.rewrite()?;
+        }
+        let payload = encode(&edit);
+        if let Err(error) = self.log.append(RecordKind::VersionEdit, &payload) {
+            if !error.is_disk_full() {
+                self.poison.set(error.clone());
+            }
+            return Err(error);
+        }
+        if let Err(error) = self.log.sync() {
+            let cause = self.poison.set(error);
+            return Err(Error::OutcomeUnknown { cause });
+        }
+        self.bytes_written += payload.len() as u64 + 32;
+        for change in edit {
+            self.catalog.apply(change).expect("an edit made from the catalog does not contradict it");
+        }
+        Ok(())
+    }
+
+    fn rewrite(&mut self) -> Result<()> {
+        let log = match write_generation(&*self.fs, &self.dir, &self.catalog, self.generation + 1) {
+            Ok(log) => log,
+            Err(error) => {
+                // The old file is still the manifest and still good: a rewrite can wait.
+                tracing::warn!(%error, "the manifest could not be rewritten");
+                return Ok(());
+            }
+        };
+        self.generation += 1;
+        self.snapshot_bytes = log.len();
+        self.bytes_written += log.len();
+        self.log = log;
+        // Both files say the same until the next commit, which must not go to one whose name could be lost.
+        if let Err(error) = self.fs.sync_dir(&self.dir) {
+            let cause = self.poison.set(error);
+            return Err(Error::Poisoned { cause });
+        }
+        Ok(())
+    }
+}
+
+/// Writes a catalog as a new manifest and renames it into place. The caller syncs the directory.
+fn write_generation(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    catalog: &Catalog,
+    generation: u32,
+) -> Result<GrowingLog> {
+    let (temporary, path) = (dir.join(MANIFEST_TEMPORARY), dir.join(MANIFEST));
+    match fs.remove_file(&temporary) {
+        Err(error) if !error.is_not_found() => return Err(error),
+        _ => {}
+    }
+    let written = GrowingLog::create(fs, &temporary, catalog.database_id, generation).and_then(|mut log| {
+        log.append(RecordKind::VersionEdit, &encode(&catalog.snapshot()))?;
+        log.sync()?;
+        let end = log.len();
+        drop(log);
+        fs.rename(&temporary, &path)?;
+        GrowingLog::open_for_append(fs, &path, catalog.database_id, generation, end)
+    });
+    if written.is_err() {
+        // Best effort: it is removed before the next attempt anyway.
+        let _ = fs.remove_file(&temporary);
+    }
+    written
+}
+
+fn apply(catalog: &mut Catalog, payload: &[u8], path: &Path, offset: u64) -> Result<()> {
+    let refuse = |error| match error {
+        EditError::UnknownField(field) => Error::UnsupportedFormat {
+            path: path.to_owned(),
+            found: u64::from(field),
+            supported: FIELDS_SUPPORTED,
+        },
+        EditError::Damaged(what) => Error::corruption(path, offset, what),
+    };
+    let edit = decode(payload).map_err(refuse)?;
+    edit.into_iter().try_for_each(|change: Change| catalog.apply(change)).map_err(refuse)
+}

@@ -1,0 +1,220 @@
+//! Figures about an open database: [`Metrics`], gathered when asked for.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use terrace_compaction::LEVELS;
+
+use crate::core::Core;
+use crate::throttle::StallMetrics;
+
+/// Everything that is counted, at one moment. Totals are since the database was opened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Metrics {
+    /// Time since the database was opened.
+    pub uptime: Duration,
+    /// The keyspaces, by id.
+    pub keyspaces: Vec<KeyspaceMetrics>,
+    /// The levels, 0 first, summed over the keyspaces.
+    pub levels: Vec<LevelMetrics>,
+    /// Bytes of keys and values that users have written.
+    pub user_bytes_written: u64,
+    /// Bytes appended to the log.
+    pub log_bytes_written: u64,
+    /// Bytes of tables written by flushes.
+    pub flush_bytes_written: u64,
+    /// Bytes of tables read by compactions.
+    pub compaction_bytes_read: u64,
+    /// Bytes of tables written by compactions.
+    pub compaction_bytes_written: u64,
+    /// Bytes appended to the manifest.
+    pub manifest_bytes_written: u64,
+    /// Memtables written to tables.
+    pub flushes: u64,
+    /// Compactions that merged.
+    pub compactions: u64,
+    /// Compactions that only moved tables to another level.
+    pub trivial_moves: u64,
+    /// `fdatasync` calls on the log.
+    pub log_syncs: u64,
+    /// Bytes of live log segments on disk.
+    pub log_bytes: u64,
+    /// Bytes of heap in memtables.
+    pub memtable_bytes: u64,
+    /// Bytes of live tables and log segments on disk.
+    pub disk_bytes: u64,
+    /// What compaction owes: 0 when every level is within its target.
+    pub compaction_debt_bytes: u64,
+    /// Waits of writers, for each reason.
+    pub stalls: Vec<StallMetrics>,
+    /// Gets of a table that asked its filter.
+    pub filter_checks: u64,
+    /// Those that the filter answered.
+    pub filter_negatives: u64,
+    /// Those that the filter let through for nothing.
+    pub filter_false_positives: u64,
+    /// Blocks found in the cache of decompressed blocks.
+    pub cache_hits: u64,
+    /// Blocks not found there.
+    pub cache_misses: u64,
+    /// Blocks whose checksum was verified on their first touch.
+    pub blocks_verified: u64,
+    /// Blocks whose checksum was wrong.
+    pub checksum_failures: u64,
+    /// Page faults of the process, ever, that needed no I/O. 0 where the system does not say.
+    pub minor_faults: u64,
+    /// Page faults of the process, ever, that waited for a disk.
+    pub major_faults: u64,
+    /// Live snapshots.
+    pub snapshots: usize,
+    /// The age of the oldest of them.
+    pub oldest_snapshot: Duration,
+    /// Tables that are obsolete, but kept by an iterator, a snapshot or a value.
+    pub pinned_tables: usize,
+    /// Their bytes.
+    pub pinned_bytes: u64,
+}
+
+/// Figures about one keyspace.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct KeyspaceMetrics {
+    /// Its name.
+    pub name: String,
+    /// Its tables.
+    pub tables: usize,
+    /// Their bytes.
+    pub table_bytes: u64,
+    /// Entries in them, of all kinds and versions.
+    pub table_entries: u64,
+    /// Tombstones among these.
+    pub table_deletes: u64,
+    /// Its memtables, the active one included.
+    pub memtables: usize,
+    /// Heap that they take, in bytes.
+    pub memtable_bytes: u64,
+}
+
+/// Figures about one level.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct LevelMetrics {
+    /// 0 to 6.
+    pub level: usize,
+    /// Tables.
+    pub tables: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that compactions have read from it.
+    pub bytes_read: u64,
+    /// Bytes that flushes and compactions have written to it.
+    pub bytes_written: u64,
+}
+
+impl Metrics {
+    /// Bytes written to disk, the log and the manifest included, for each byte that users have written. 0 if they
+    /// have written none.
+    pub fn write_amplification(&self) -> f64 {
+        let written = self.log_bytes_written
+            + self.manifest_bytes_written
+            + self.flush_bytes_written
+            + self.compaction_bytes_written;
+        match self.user_bytes_written {
+            0 => 0.0,
+            user => written as f64 / user as f64,
+        }
+    }
+
+    pub(crate) fn gather(core: &Core) -> Metrics {
+        let load = |counter: &AtomicU64| counter.load(Relaxed);
+        let counters = &core.counters;
+        let mut levels: Vec<LevelMetrics> = (0..LEVELS)
+            .map(|level| LevelMetrics {
+                level,
+                bytes_read: load(&counters.level_read[level]),
+                bytes_written: load(&counters.level_written[level]),
+                ..LevelMetrics::default()
+            })
+            .collect();
+        let mut keyspaces = Vec::new();
+        let mut compaction_debt_bytes = 0;
+        for keyspace in core.keyspaces.load().values() {
+            let state = keyspace.state();
+            compaction_debt_bytes += core.debt(keyspace, &state.version);
+            let mut figures = KeyspaceMetrics {
+                name: keyspace.name.clone(),
+                tables: 0,
+                table_bytes: 0,
+                table_entries: 0,
+                table_deletes: 0,
+                memtables: 1 + state.sealed.len(),
+                memtable_bytes: state.memtables().map(|memtable| memtable.heap_bytes()).sum(),
+            };
+            for (level, table) in state.version.tables() {
+                let meta = table.meta();
+                figures.tables += 1;
+                figures.table_bytes += meta.file_len;
+                figures.table_entries += meta.entries;
+                figures.table_deletes += meta.deletes;
+                levels[level].tables += 1;
+                levels[level].bytes += meta.file_len;
+            }
+            keyspaces.push(figures);
+        }
+        let (log_bytes, manifest_bytes_written) = {
+            let manifest = core.manifest.lock();
+            (manifest.catalog().segments.values().sum(), manifest.bytes_written())
+        };
+        let totals = core.tables.counters.totals();
+        let (snapshots, oldest_snapshot) = core.snapshots.count_and_oldest();
+        let (minor_faults, major_faults) = page_faults();
+        let (pinned_tables, pinned_bytes) = core.pinned();
+        let compaction_bytes_written = levels[1..].iter().map(|level| level.bytes_written).sum();
+        Metrics {
+            uptime: core.uptime(),
+            user_bytes_written: load(&counters.user_bytes_written),
+            log_bytes_written: load(&core.log.bytes_written),
+            flush_bytes_written: load(&counters.flush_bytes_written),
+            compaction_bytes_read: levels.iter().map(|level| level.bytes_read).sum(),
+            compaction_bytes_written,
+            manifest_bytes_written,
+            flushes: load(&counters.flushes),
+            compactions: load(&counters.compactions),
+            trivial_moves: load(&counters.trivial_moves),
+            log_syncs: load(&core.log.syncs),
+            log_bytes,
+            memtable_bytes: keyspaces.iter().map(|keyspace| keyspace.memtable_bytes).sum(),
+            disk_bytes: levels.iter().map(|level| level.bytes).sum::<u64>() + log_bytes,
+            compaction_debt_bytes,
+            stalls: core.throttle.metrics(),
+            filter_checks: totals.filter_checks,
+            filter_negatives: totals.filter_negatives,
+            filter_false_positives: totals.filter_false_positives,
+            cache_hits: totals.cache_hits,
+            cache_misses: totals.cache_misses,
+            blocks_verified: totals.blocks_verified,
+            checksum_failures: totals.checksum_failures,
+            minor_faults,
+            major_faults,
+            snapshots,
+            oldest_snapshot,
+            pinned_tables,
+            pinned_bytes,
+            levels,
+            keyspaces,
+        }
+    }
+}
+
+/// Minor and major faults of this process, from `/proc/self/stat` (fields 10 and 12 of proc(5)).
+fn page_faults() -> (u64, u64) {
+    let read = || {
+        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+        // The second field is the program's name in parentheses and may hold anything.
+        let (_, rest) = stat.rsplit_once(')')?;
+        let field = |number: usize| rest.split_whitespace().nth(number - 3)?.parse().ok();
+        Some((field(10)?, field(12)?))
+    };
+    read().unwrap_or((0, 0))
+}

@@ -1,0 +1,392 @@
+//! Opening a database: finding out what is there, and bringing it back to the state that its history ended in.
+//!
+//! Recovery restores a prefix of the history, whole batches only, that contains every synced write. What it replays
+//! from the log may be in the page cache only, so it is made durable before anything new is accepted: written to
+//! tables, recorded in one edit that also retires the old segments. A crash anywhere in between finds the same log again.
+//! Nothing is deleted before that edit is durable.
+
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use terrace_io::{Error, FileSystem, Medium, Result};
+use terrace_sstable::{
+    BlockCache, Cause, PointReads, Table, TableContext, TableMeta, parse_table_file_name, table_file_name,
+};
+use terrace_wal::{
+    LogReader, Position, Record, RecordKind, parse_segment_file_name, segment_file_name,
+    segment_holds_records,
+};
+
+use crate::batch::{Operation, Operations};
+use crate::catalog::{Catalog, CatalogKeyspace, Change};
+use crate::commit::Committer;
+use crate::core::{Core, Keyspaces};
+use crate::counters::Counters;
+use crate::flush::write_memtable;
+use crate::keyspace::KeyspaceInner;
+use crate::log::Log;
+use crate::manifest::{MANIFEST, MANIFEST_TEMPORARY, Manifest};
+use crate::options::Options;
+use crate::poison::Poison;
+use crate::service::{self, Service};
+use crate::snapshot::Snapshots;
+use crate::throttle::Throttle;
+use crate::version::{State, Version};
+use crate::work::{self, Work};
+
+/// The default of [`Options::max_value_bytes`].
+const MAX_VALUE_BYTES: u64 = 64 << 20;
+
+/// Opens, recovers and starts a database.
+pub(crate) fn open(dir: &Path, options: &Options) -> Result<Arc<Core>> {
+    let fs = options.file_system.clone();
+    prepare_directory(&*fs, dir, options.create_if_missing)?;
+    let lock = fs.lock_dir(dir)?;
+    // Looked at again: another process may have had it until now.
+    let names = prepare_directory(&*fs, dir, options.create_if_missing)?;
+
+    let poison = Arc::new(Poison::default());
+    let manifest = match Manifest::open(fs.clone(), dir, poison.clone())? {
+        Some(manifest) => manifest,
+        None => {
+            let max_value_bytes = options.max_value_bytes.unwrap_or(MAX_VALUE_BYTES);
+            let defaults = options.keyspace_defaults.clone();
+            let catalog = Catalog::new(random_id(), now_micros(), max_value_bytes, defaults);
+            Manifest::create(fs.clone(), dir, catalog, 1, poison.clone())?
+        }
+    };
+    check_options(dir, manifest.catalog(), options)?;
+
+    let (service, tasks) = Service::new(fs.clone());
+    let mut core = build_core(fs, dir, options, manifest, poison, service, &names)?;
+    let span = tracing::info_span!("recovery", dir = %dir.display());
+    span.in_scope(|| {
+        replay(&core, &names)?;
+        remove_leftovers(&core, &names);
+        Ok::<_, Error>(())
+    })?;
+    core.lock = Mutex::new(Some(lock));
+
+    let core = Arc::new(core);
+    core.work_changed();
+    let mut threads = Vec::new();
+    let mut spawn = |name: &str, run: Box<dyn FnOnce(&Core) + Send>| {
+        let shared = core.clone();
+        let thread = std::thread::Builder::new().name(format!("terrace-{name}")).spawn(move || run(&shared));
+        threads.push(thread.map_err(|error| Error::io(dir, terrace_io::Operation::Open, error))?);
+        Ok(())
+    };
+    let started = (|| {
+        spawn("flush", Box::new(work::flush_worker))?;
+        for _ in 0..options.compaction_threads {
+            spawn("compact", Box::new(work::compaction_worker))?;
+        }
+        spawn("service", Box::new(move |core| service::run(core, &tasks)))
+    })();
+    if let Err(error) = started {
+        core.stop();
+        return Err(error);
+    }
+    *core.threads.lock() = threads;
+    Ok(core)
+}
+
+/// Makes sure that a directory is one that may be opened, and lists it.
+fn prepare_directory(fs: &dyn FileSystem, dir: &Path, create: bool) -> Result<Vec<String>> {
+    let not_a_database = |what: &str| Error::NotADatabase { path: dir.to_owned(), what: what.to_owned() };
+    let names = match fs.read_dir(dir) {
+        Ok(names) => names,
+        Err(error) if error.is_not_found() && create => {
+            fs.create_dir_all(dir)?;
+            Vec::new()
+        }
+        Err(error) if error.is_not_found() => return Err(not_a_database("there is no such directory")),
+        Err(error) => return Err(error),
+    };
+    if names.iter().any(|name| name == MANIFEST) {
+        return Ok(names);
+    }
+    let is_data =
+        |name: &String| parse_table_file_name(name).is_some() || parse_segment_file_name(name).is_some();
+    if names.iter().any(is_data) {
+        let what = "the manifest is missing, but there are tables or log segments: restore it from a backup";
+        return Err(Error::corruption(dir.join(MANIFEST), 0, what));
+    }
+    let is_ours = |name: &String| ["LOCK", MANIFEST_TEMPORARY, "lost+found"].contains(&&**name);
+    match names.iter().find(|name| !is_ours(name)) {
+        Some(other) => Err(not_a_database(&format!("it holds other files, {other:?} among them"))),
+        None if create => Ok(names),
+        None => Err(not_a_database("the directory is empty")),
+    }
+}
+
+fn check_options(dir: &Path, catalog: &Catalog, options: &Options) -> Result<()> {
+    if !catalog.keyspaces.contains_key(&0) {
+        return Err(Error::corruption(dir.join(MANIFEST), 0, "the default keyspace is missing"));
+    }
+    match options.max_value_bytes {
+        Some(wanted) if wanted < catalog.max_value_bytes => Err(Error::invalid(format!(
+            "the database was created with max_value_bytes = {}; it cannot be opened with {wanted}",
+            catalog.max_value_bytes
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn build_core(
+    fs: Arc<dyn FileSystem>,
+    dir: &Path,
+    options: &Options,
+    manifest: Manifest,
+    poison: Arc<Poison>,
+    service: Service,
+    names: &[String],
+) -> Result<Core> {
+    static INSTANCES: AtomicU64 = AtomicU64::new(1);
+    let instance = INSTANCES.fetch_add(1, Ordering::Relaxed);
+    let mut tables = TableContext::new(fs.clone(), dir);
+    tables.reclaim = Some(Arc::new(service.clone()));
+    tables.point_reads = options.point_reads;
+    if options.block_cache_bytes > 0 {
+        tables.cache = Some(Arc::new(BlockCache::new(options.block_cache_bytes)));
+    }
+    if fs.medium(dir)? == Medium::Network && options.point_reads == PointReads::Mmap {
+        tracing::warn!(dir = %dir.display(), "on a network file system, point reads go by pread instead of a mapping");
+        tables.point_reads = PointReads::Pread;
+    }
+    let tables = Arc::new(tables);
+
+    let catalog = manifest.catalog();
+    let present: HashSet<&str> = names.iter().map(String::as_str).collect();
+    let metas = catalog.keyspaces.values().flat_map(|keyspace| keyspace.levels.iter().flatten());
+    let missing = metas.map(|meta| table_file_name(meta.number)).filter(|name| !present.contains(&**name));
+    let missing_tables: Vec<PathBuf> = missing.map(|name| dir.join(name)).collect();
+    for path in &missing_tables {
+        tracing::error!(path = %path.display(), "a table is missing: reads of its keys will fail");
+    }
+    let open_keyspace = |(&id, known): (&u32, &CatalogKeyspace)| {
+        let version = Version::from_levels(&known.levels, |meta| Table::new(tables.clone(), meta.clone()));
+        let state = State::new(version);
+        let inner = KeyspaceInner::new(id, known.name.clone(), known.options.clone(), instance, state);
+        (id, Arc::new(inner))
+    };
+    let keyspaces: Keyspaces = catalog.keyspaces.iter().map(open_keyspace).collect();
+    let on_disk = names.iter().filter_map(|name| parse_table_file_name(name)).max().unwrap_or(0);
+    let next_table = catalog.next_table.max(on_disk.saturating_add(1));
+    let (database_id, last_sequence) = (catalog.database_id, catalog.last_sequence);
+    let max_value_bytes = options.max_value_bytes.unwrap_or(0).max(catalog.max_value_bytes);
+
+    let manifest = Arc::new(Mutex::new(manifest));
+    let log =
+        Log::new(fs.clone(), dir.to_owned(), options.segment_bytes_max, manifest.clone(), poison.clone());
+    Ok(Core {
+        fs,
+        dir: dir.to_owned(),
+        options: options.clone(),
+        instance,
+        database_id,
+        max_value_bytes,
+        poison,
+        manifest,
+        log,
+        committer: Committer::new(last_sequence),
+        visible: AtomicU64::new(last_sequence),
+        keyspaces: ArcSwap::from_pointee(keyspaces),
+        snapshots: Snapshots::default(),
+        tables,
+        next_table: AtomicU64::new(next_table),
+        work: Work::default(),
+        throttle: Throttle::default(),
+        service,
+        counters: Counters::default(),
+        missing_tables,
+        obsolete: Mutex::default(),
+        stopping: AtomicBool::new(false),
+        closed: AtomicBool::new(false),
+        threads: Mutex::default(),
+        lock: Mutex::new(None),
+        opened: Instant::now(),
+    })
+}
+
+/// Brings back what the log holds beyond the tables.
+fn replay(core: &Core, names: &[String]) -> Result<()> {
+    let catalog = core.manifest.lock().catalog().clone();
+    refuse_unknown_segments(core, &catalog, names)?;
+    if catalog.segments.is_empty() {
+        return Ok(());
+    }
+    let segments: Vec<(u32, u64)> =
+        catalog.segments.iter().map(|(&number, &length)| (number, length)).collect();
+    let mut reader = LogReader::new(&*core.fs, &core.dir, catalog.database_id, &segments, catalog.log_synced);
+    let mut replay = Replay { core, catalog: &catalog, last_sequence: None, tables: BTreeMap::new() };
+    let mut end = reader.last_good_end();
+    while let Some(record) = reader.next()? {
+        if !replay.accept(&record)? {
+            break;
+        }
+        end = record.end;
+    }
+    // Either this is the end, or something behind it proves that acknowledged bytes were lost.
+    reader.require_not_synced_beyond(end)?;
+    replay.finish(end)
+}
+
+struct Replay<'a> {
+    core: &'a Core,
+    catalog: &'a Catalog,
+    /// The last sequence number that was read; `None` before the first record.
+    last_sequence: Option<u64>,
+    /// Tables written so far, by keyspace, oldest first.
+    tables: BTreeMap<u32, Vec<TableMeta>>,
+}
+
+impl Replay<'_> {
+    /// Takes a record in. Says no if it does not continue the history: a record before it is lost.
+    fn accept(&mut self, record: &Record) -> Result<bool> {
+        let damaged = |what: &str| {
+            let path = self.core.dir.join(segment_file_name(record.position.segment));
+            Error::corruption(path, u64::from(record.position.offset), what)
+        };
+        if record.kind != RecordKind::Batch {
+            return Err(damaged("a log record is not a batch"));
+        }
+        let (first, count, operations) = Operations::from_payload(&record.payload).map_err(damaged)?;
+        let continues = match self.last_sequence {
+            Some(last) => first == last + 1,
+            // Records before it are retired; the manifest knows at least their last number.
+            None => first <= self.catalog.last_sequence + 1,
+        };
+        if !continues || first == 0 {
+            return Ok(false);
+        }
+        let operations: Vec<Operation<'_>> = operations.collect::<Result<_, _>>().map_err(damaged)?;
+        if operations.len() != count as usize {
+            return Err(damaged("a batch has more or fewer operations than it says"));
+        }
+        if operations.iter().any(|operation| operation.keyspace_id >= self.catalog.next_keyspace) {
+            return Err(damaged("a batch writes to a keyspace that the manifest does not know"));
+        }
+        for (sequence, operation) in (first..).zip(&operations) {
+            self.apply(sequence, operation, record.position.segment)?;
+        }
+        self.last_sequence = Some(first + u64::from(count) - 1);
+        Ok(true)
+    }
+
+    fn apply(&mut self, sequence: u64, operation: &Operation<'_>, segment: u32) -> Result<()> {
+        let keyspaces = self.core.keyspaces.load();
+        // A keyspace without an entry was dropped: ids are not used again.
+        let Some(keyspace) = keyspaces.get(&operation.keyspace_id) else { return Ok(()) };
+        if sequence <= self.catalog.keyspaces[&operation.keyspace_id].flushed_through {
+            return Ok(());
+        }
+        let memtable = keyspace.peek().memtable.clone();
+        memtable.insert(operation.pair, operation.key_len, sequence, operation.kind, segment);
+        if memtable.heap_bytes() >= self.core.options.memtable_bytes {
+            self.write_tables(keyspace)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what was replayed of a keyspace to tables, and starts a new memtable.
+    fn write_tables(&mut self, keyspace: &KeyspaceInner) -> Result<()> {
+        let memtable = keyspace.peek().memtable.clone();
+        if memtable.is_empty() {
+            return Ok(());
+        }
+        let tables = write_memtable(self.core, keyspace, &memtable, Cause::Recovery, &|| false)?;
+        self.tables.entry(keyspace.id).or_default().extend(tables);
+        keyspace.replace(|state| (State::new(Version::clone(&state.version)), ()));
+        Ok(())
+    }
+
+    /// Records the outcome, durably, and shows it.
+    fn finish(mut self, end: Position) -> Result<()> {
+        let core = self.core;
+        let keyspaces = core.keyspaces.load_full();
+        keyspaces.values().try_for_each(|keyspace| self.write_tables(keyspace))?;
+        let last_sequence = self.last_sequence.unwrap_or(0).max(self.catalog.last_sequence);
+        let mut edit = Vec::new();
+        for (&keyspace, metas) in &self.tables {
+            edit.extend(metas.iter().map(|meta| Change::TableAdded {
+                keyspace,
+                level: 0,
+                meta: meta.clone(),
+            }));
+        }
+        edit.extend(keyspaces.keys().map(|&id| Change::KeyspaceFlushed { id, through: last_sequence }));
+        edit.push(Change::NextTable(core.peek_table_number()));
+        edit.push(Change::LastSequence(last_sequence));
+        edit.push(Change::SegmentsRetired { below: self.catalog.last_segment + 1 });
+        core.manifest.lock().commit(edit)?;
+
+        for (id, metas) in self.tables {
+            let added = metas.into_iter().map(|meta| (0, Table::new(core.tables.clone(), meta))).collect();
+            keyspaces[&id].replace(|state| (State::new(state.version.with(&[], added)), ()));
+        }
+        core.visible.store(last_sequence, Ordering::Release);
+        core.committer.writer.lock().last_sequence = last_sequence;
+        tracing::info!(last_sequence, %end, "the log was replayed");
+        Ok(())
+    }
+}
+
+/// A segment that the manifest does not know is a leftover of one that was being made, unless it holds records: then
+/// the manifest has lost its end.
+fn refuse_unknown_segments(core: &Core, catalog: &Catalog, names: &[String]) -> Result<()> {
+    for name in names {
+        let unknown = parse_segment_file_name(name).filter(|&number| number > catalog.last_segment);
+        if let Some(number) = unknown
+            && segment_holds_records(&*core.fs, &core.dir, catalog.database_id, number)?
+        {
+            let what = format!(
+                "the manifest does not know log segment {number}, which holds records: it has lost its end"
+            );
+            return Err(Error::corruption(core.dir.join(MANIFEST), 0, what));
+        }
+    }
+    Ok(())
+}
+
+/// Removes the files that the manifest does not name, best effort.
+fn remove_leftovers(core: &Core, names: &[String]) {
+    let catalog = core.manifest.lock().catalog().clone();
+    for name in names {
+        let leftover = if let Some(number) = parse_table_file_name(name) {
+            !catalog.holds_table(number)
+        } else if let Some(number) = parse_segment_file_name(name) {
+            !catalog.segments.contains_key(&number)
+        } else {
+            name == MANIFEST_TEMPORARY
+                || name.strip_suffix(".tmp").is_some_and(|table| parse_table_file_name(table).is_some())
+        };
+        if !leftover {
+            continue;
+        }
+        tracing::debug!(name, "a leftover of an earlier run is removed");
+        if let Err(error) = core.fs.remove_file(&core.dir.join(name)) {
+            tracing::warn!(%error, "a leftover of an earlier run stays");
+        }
+    }
+}
+
+/// A number that no other database has.
+fn random_id() -> [u8; 16] {
+    let mut id = [0; 16];
+    for half in id.chunks_mut(8) {
+        // The standard library seeds each `RandomState` from the operating system.
+        half.copy_from_slice(&RandomState::new().build_hasher().finish().to_le_bytes());
+    }
+    id
+}
+
+fn now_micros() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+}

@@ -1,0 +1,113 @@
+//! The service thread: small chores that must not happen on anybody's hot path.
+//!
+//! It makes log segments ahead of need, lets go of what the last reader has left (unmapping tables, deleting obsolete
+//! files, freeing memtables), flushes keyspaces that pin too much log, and syncs the log at intervals.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use terrace_io::FileSystem;
+use terrace_sstable::{Reclaim, TableRemains};
+
+use crate::core::Core;
+use crate::memtable::Memtable;
+
+/// A chore.
+pub(crate) enum Task {
+    /// Make the next log segment.
+    PrepareSegment,
+    /// Unmap a table, and delete its file if it is obsolete.
+    Remains(TableRemains),
+    /// Free a memtable once its last reader is gone.
+    Memtable(Arc<Memtable>),
+    /// Finish what is queued, and end.
+    Stop,
+}
+
+/// How chores reach the service thread. Outlives it: what comes too late is done by the caller.
+#[derive(Clone)]
+pub(crate) struct Service {
+    tasks: Sender<Task>,
+    fs: Arc<dyn FileSystem>,
+}
+
+impl Service {
+    pub fn new(fs: Arc<dyn FileSystem>) -> (Service, Receiver<Task>) {
+        let (tasks, receiver) = crossbeam_channel::unbounded();
+        (Service { tasks, fs }, receiver)
+    }
+
+    /// Queues a chore. Never waits.
+    pub fn send(&self, task: Task) {
+        if let Err(refused) = self.tasks.send(task)
+            && let Task::Remains(remains) = refused.into_inner()
+        {
+            dispose(&*self.fs, remains);
+        }
+    }
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Service")
+    }
+}
+
+impl Reclaim for Service {
+    fn reclaim(&self, remains: TableRemains) {
+        self.send(Task::Remains(remains));
+    }
+}
+
+fn dispose(fs: &dyn FileSystem, remains: TableRemains) {
+    let obsolete = remains.obsolete.then(|| remains.path.clone());
+    // Unmapped first: some systems keep mapped files undeletable.
+    drop(remains);
+    if let Some(path) = obsolete
+        && let Err(error) = fs.remove_file(&path)
+        && !error.is_not_found()
+    {
+        tracing::warn!(%error, "an obsolete table stays until the next open");
+    }
+}
+
+/// The service thread.
+pub(crate) fn run(core: &Core, tasks: &Receiver<Task>) {
+    let mut memtables: Vec<Arc<Memtable>> = Vec::new();
+    let interval = core.options.sync_interval;
+    let mut next_sync = interval.map(|interval| Instant::now() + interval);
+    loop {
+        let task = match next_sync {
+            Some(at) => tasks.recv_deadline(at),
+            None => tasks.recv().map_err(RecvTimeoutError::from),
+        };
+        match task {
+            Ok(Task::PrepareSegment) => prepare_segment(core),
+            Ok(Task::Remains(remains)) => dispose(&*core.fs, remains),
+            Ok(Task::Memtable(memtable)) => memtables.push(memtable),
+            Ok(Task::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                if let Err(error) = core.sync() {
+                    tracing::error!(%error, "the interval sync failed");
+                }
+                next_sync = interval.map(|interval| Instant::now() + interval);
+            }
+        }
+        // Those that somebody still reads wait for another time.
+        memtables.retain(|memtable| Arc::strong_count(memtable) > 1);
+    }
+    while let Ok(task) = tasks.try_recv() {
+        if let Task::Remains(remains) = task {
+            dispose(&*core.fs, remains);
+        }
+    }
+}
+
+fn prepare_segment(core: &Core) {
+    if let Err(error) = core.log.prepare() {
+        // The writer that needs it will try again, and tell its caller.
+        tracing::warn!(%error, "no log segment could be made ahead of need");
+    }
+    core.flush_oldest_log();
+}
