@@ -1,0 +1,96 @@
+//! `sst-dump get`: looks a key up as the engine would, and says what each step found.
+
+use std::io::Write;
+
+use serde_json::{Map, Value, json};
+use terrace_sstable::{Explanation, Kind};
+use terrace_tools::bounds::bytes_of;
+use terrace_tools::notation::{Notation, insert_json};
+use terrace_tools::tool::{self, Failure, Result};
+
+use crate::arguments::Get;
+use crate::scan::kind_name;
+
+/// Looks a key up and explains.
+pub fn get(arguments: &Get) -> Result {
+    let notation = arguments.output.notation();
+    let key = bytes_of("key", &arguments.key, notation)?;
+    let table = crate::open(&arguments.file)?;
+    let explanation = terrace_sstable::explain(&table, &key, arguments.at)?;
+
+    let mut out = tool::output();
+    if arguments.output.json() {
+        tool::write_json(&mut out, &object(&key, &explanation, notation), true)?;
+    } else {
+        write_text(&mut out, &explanation, notation)?;
+    }
+    out.flush()?;
+    let visible = explanation.visible.and_then(|index| explanation.versions.get(index));
+    match visible.map(|version| version.kind) {
+        Some(Kind::Put) => Ok(()),
+        Some(Kind::Delete) => Err(Failure::Negative(format!("key {:?} is deleted", notation.display(&key)))),
+        None => Err(Failure::Negative(format!("key {:?} not found", notation.display(&key)))),
+    }
+}
+
+fn write_text(out: &mut dyn Write, explanation: &Explanation, notation: Notation) -> Result {
+    let range = match explanation.in_range {
+        true => "the key lies in the table's key range",
+        false => "the key lies outside of the table's key range: a get stops here",
+    };
+    let filter = match explanation.filter {
+        None => "none",
+        Some(true) => "the key may be there",
+        Some(false) => "the key is not there: a get stops here",
+    };
+    writeln!(out, "key range  {range}")?;
+    writeln!(out, "filter     {filter}")?;
+    writeln!(
+        out,
+        "fences     block {} at offset {}, {} bytes",
+        explanation.block, explanation.block_offset, explanation.block_len
+    )?;
+    match explanation.slot {
+        Some(slot) => writeln!(out, "block      slot {slot} is the first at or after the key")?,
+        None => writeln!(out, "block      no slot at or after the key: it is in the next block, or nowhere")?,
+    }
+    if explanation.versions.is_empty() {
+        writeln!(out, "versions   none")?;
+    }
+    for (index, version) in explanation.versions.iter().enumerate() {
+        let label = if index == 0 { "versions" } else { "" };
+        let mark = if explanation.visible == Some(index) { '*' } else { ' ' };
+        write!(out, "{label:<9}{mark} sequence {} {}", version.sequence, kind_name(version.kind))?;
+        match version.kind {
+            Kind::Put => writeln!(out, " {}", notation.display(&version.value))?,
+            Kind::Delete => writeln!(out)?,
+        }
+    }
+    Ok(())
+}
+
+fn object(key: &[u8], explanation: &Explanation, notation: Notation) -> Value {
+    let mut object = Map::new();
+    insert_json(&mut object, "key", key, notation);
+    object.insert("in_range".to_owned(), explanation.in_range.into());
+    object.insert("filter".to_owned(), explanation.filter.into());
+    let block = json!({
+        "index": explanation.block,
+        "offset": explanation.block_offset,
+        "bytes": explanation.block_len,
+        "slot": explanation.slot,
+    });
+    object.insert("block".to_owned(), block);
+    let versions = explanation.versions.iter().map(|version| {
+        let mut object = Map::new();
+        object.insert("sequence".to_owned(), version.sequence.into());
+        object.insert("kind".to_owned(), kind_name(version.kind).into());
+        if version.kind == Kind::Put {
+            insert_json(&mut object, "value", &version.value, notation);
+        }
+        Value::Object(object)
+    });
+    object.insert("versions".to_owned(), versions.collect());
+    object.insert("visible".to_owned(), explanation.visible.into());
+    Value::Object(object)
+}

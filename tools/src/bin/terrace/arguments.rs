@@ -1,0 +1,259 @@
+//! The arguments of `terrace`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use terrace::Durability;
+use terrace_tools::notation::Notation;
+
+const EXAMPLES: &str = "\
+Examples:
+  terrace put DIR apple red
+  terrace get DIR apple
+  terrace scan DIR --prefix app --limit 10
+  terrace scan DIR --from a --to b --reverse
+  terrace scan DIR --format json > backup.jsonl
+  terrace load OTHER_DIR backup.jsonl
+  terrace stats DIR
+  sed -E 's/^([0-9a-f]+) +(.*)$/\\2\\t\\1/' /var/lib/dpkg/info/*.md5sums | terrace load DIR
+
+A key or value that begins with a dash goes behind `--`.
+
+Exit code: 0, or 1 if a key was not found, or 2 for wrong usage or a failure.";
+
+/// Reads and writes a Terrace database from the command line.
+#[derive(Debug, Parser)]
+#[command(name = "terrace", version, after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// Say what the engine does; twice to say more.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Put lines of keys and values into a database, which is created if need be.
+    Load(Load),
+    /// Print the value of a key: its bytes and nothing else.
+    Get(Get),
+    /// Put a key and its value into a database, which is created if need be.
+    Put(Put),
+    /// Delete a key. It is no error if there is none.
+    Delete(Delete),
+    /// Print keys and values in order.
+    Scan(Scan),
+    /// Print what a database consists of, and its health.
+    Stats(Stats),
+    /// Compact a database, or a range of keys, all the way down.
+    Compact(Compact),
+}
+
+#[derive(Debug, Args)]
+pub struct Database {
+    /// The directory of the database.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+
+    /// The keyspace.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub keyspace: String,
+}
+
+/// Lines are `key<TAB>value`, or JSON objects `{"key": "..", "value": ".."}`. A value ends with its line; a key ends
+/// with the first tab. In JSON, bytes that are no UTF-8 stand as `"key_hex"` and `"value_hex"`, as `scan` prints them.
+#[derive(Debug, Args)]
+pub struct Load {
+    #[command(flatten)]
+    pub database: Database,
+
+    /// The file to read; standard input if it is `-` or missing.
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub file: PathBuf,
+
+    /// What the lines are.
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    pub format: LineFormat,
+
+    /// Keys and values of tab-separated lines are in hex.
+    #[arg(long)]
+    pub hex: bool,
+
+    /// Lines that are written together.
+    #[arg(long, value_name = "LINES", default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub batch: u32,
+
+    /// What written lines survive.
+    #[arg(long, value_name = "WHAT", default_value = "sync")]
+    pub durability: DurabilityName,
+}
+
+#[derive(Debug, Args)]
+pub struct Get {
+    #[command(flatten)]
+    pub database: Database,
+
+    /// The key.
+    pub key: OsString,
+
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct Put {
+    #[command(flatten)]
+    pub database: Database,
+
+    /// The key.
+    pub key: OsString,
+
+    /// The value; all of standard input if it is missing.
+    pub value: Option<OsString>,
+
+    /// Key and value are given in hex.
+    #[arg(long)]
+    pub hex: bool,
+
+    /// What the write survives once this command has ended.
+    #[arg(long, value_name = "WHAT", default_value = "sync")]
+    pub durability: DurabilityName,
+}
+
+#[derive(Debug, Args)]
+pub struct Delete {
+    #[command(flatten)]
+    pub database: Database,
+
+    /// The key.
+    pub key: OsString,
+
+    /// The key is given in hex.
+    #[arg(long)]
+    pub hex: bool,
+
+    /// What the write survives once this command has ended.
+    #[arg(long, value_name = "WHAT", default_value = "sync")]
+    pub durability: DurabilityName,
+}
+
+#[derive(Debug, Args)]
+pub struct Scan {
+    #[command(flatten)]
+    pub database: Database,
+
+    #[command(flatten)]
+    pub range: Range,
+
+    /// Only keys that begin with this.
+    #[arg(long, value_name = "PREFIX")]
+    pub prefix: Option<OsString>,
+
+    /// Stop after this many.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+
+    /// From the last to the first.
+    #[arg(long)]
+    pub reverse: bool,
+
+    /// Print no values.
+    #[arg(long)]
+    pub keys_only: bool,
+
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// The directory of the database.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+
+    /// Only this keyspace's share, where there is one.
+    #[arg(long, value_name = "NAME")]
+    pub keyspace: Option<String>,
+
+    /// How to print it.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct Compact {
+    #[command(flatten)]
+    pub database: Database,
+
+    #[command(flatten)]
+    pub range: Range,
+
+    /// The bounds are given in hex.
+    #[arg(long)]
+    pub hex: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Range {
+    /// From this key on, itself included.
+    #[arg(long, value_name = "KEY")]
+    pub from: Option<OsString>,
+
+    /// Up to this key, itself excluded.
+    #[arg(long, value_name = "KEY")]
+    pub to: Option<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub struct Output {
+    /// Keys and values in hex, given and printed.
+    #[arg(long)]
+    pub hex: bool,
+
+    /// How to print; JSON makes an object of each line.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: OutputFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LineFormat {
+    /// JSON lines if the name of the file ends in .jsonl, .ndjson or .json, else tab-separated.
+    Auto,
+    /// `key<TAB>value`.
+    Tsv,
+    /// `{"key": "..", "value": ".."}`.
+    #[value(alias = "jsonl")]
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DurabilityName {
+    /// Power loss.
+    Sync,
+    /// The process, but not the machine.
+    Buffered,
+}
+
+impl DurabilityName {
+    pub fn value(self) -> Durability {
+        match self {
+            DurabilityName::Sync => Durability::Sync,
+            DurabilityName::Buffered => Durability::Buffered,
+        }
+    }
+}
+
+/// Hex where it was asked for, else the bare bytes.
+pub fn notation(hex: bool) -> Notation {
+    if hex { Notation::Hex } else { Notation::Bare }
+}

@@ -1,0 +1,33 @@
+//! `terrace`: the everyday command line on a database directory. Each command opens the database, does its work and
+//! closes it; commands that read never create one.
+
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod database;
+mod load;
+mod read;
+mod stats;
+mod write;
+
+use std::process::ExitCode;
+
+use terrace_tools::tool;
+
+use arguments::{Arguments, Command};
+
+fn main() -> ExitCode {
+    let arguments: Arguments = tool::parse_arguments("terrace");
+    tool::run("terrace", || {
+        tool::install_log(arguments.verbose);
+        match arguments.command {
+            Command::Load(arguments) => load::load(&arguments),
+            Command::Get(arguments) => read::get(&arguments),
+            Command::Put(arguments) => write::put(&arguments),
+            Command::Delete(arguments) => write::delete(&arguments),
+            Command::Scan(arguments) => read::scan(&arguments),
+            Command::Stats(arguments) => stats::stats(&arguments),
+            Command::Compact(arguments) => write::compact(&arguments),
+        }
+    })
+}

@@ -1,0 +1,252 @@
+//! `terrace`: get, put, delete, scan, stats, compact.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::harness::Place;
+
+/// A place with a database `db` of a few fruit.
+fn fruit() -> Place {
+    let place = Place::new();
+    let lines = "banana\tyellow\napple\tred\ncherry\tdark red\napricot\torange\nb\t\n\tnothing\n";
+    place.run_with("terrace", &["load", "db"], lines.as_bytes()).ok();
+    place
+}
+
+#[test]
+fn a_value_is_printed_bare() {
+    let place = fruit();
+    assert_eq!(place.run("terrace", &["get", "db", "apple"]).ok(), "red");
+    assert_eq!(place.run("terrace", &["get", "db", "b"]).ok(), "");
+    assert_eq!(place.run("terrace", &["get", "db", ""]).ok(), "nothing");
+    assert_eq!(place.run("terrace", &["get", "db", "--hex", "6170706c65"]).ok(), "726564");
+    let json = place.run("terrace", &["get", "db", "apple", "--format", "json"]).ok();
+    assert_eq!(json, "{\"key\":\"apple\",\"value\":\"red\"}\n");
+}
+
+#[test]
+fn a_missing_key_is_exit_code_one() {
+    let place = fruit();
+    let ended = place.run("terrace", &["get", "db", "durian"]).fails("terrace", 1, &["durian", "not found"]);
+    assert!(ended.out.is_empty());
+}
+
+#[test]
+fn put_delete_and_get_go_together() {
+    let place = Place::new();
+    place.run("terrace", &["put", "db", "key", "value"]).ok();
+    assert_eq!(place.run("terrace", &["get", "db", "key"]).ok(), "value");
+    place.run_with("terrace", &["put", "db", "key"], b"from\nstandard\0input").ok();
+    assert_eq!(place.run("terrace", &["get", "db", "key"]).ok(), "from\nstandard\0input");
+    place.run("terrace", &["put", "db", "--hex", "00ff", "0a09"]).ok();
+    assert_eq!(place.run("terrace", &["get", "db", "--hex", "00FF"]).ok(), "0a09");
+    place.run("terrace", &["put", "db", "--", "-dash", "-value"]).ok();
+    assert_eq!(place.run("terrace", &["get", "db", "--", "-dash"]).ok(), "-value");
+    place.run("terrace", &["delete", "db", "key", "--durability", "buffered"]).ok();
+    place.run("terrace", &["delete", "db", "key"]).ok();
+    place.run("terrace", &["get", "db", "key"]).fails("terrace", 1, &["not found"]);
+    assert_eq!(place.run("terrace", &["scan", "db", "--hex"]).ok(), "00ff\t0a09\n2d64617368\t2d76616c7565\n");
+}
+
+#[test]
+fn keyspaces_are_apart() {
+    let place = fruit();
+    place.run("terrace", &["put", "db", "apple", "tree", "--keyspace", "plants"]).ok();
+    assert_eq!(place.run("terrace", &["get", "db", "apple"]).ok(), "red");
+    assert_eq!(place.run("terrace", &["scan", "db", "--keyspace", "plants"]).ok(), "apple\ttree\n");
+    let words = ["no keyspace \"animals\"", "default", "plants"];
+    for arguments in [
+        &["get", "db", "apple", "--keyspace", "animals"][..],
+        &["scan", "db", "--keyspace", "animals"],
+        &["stats", "db", "--keyspace", "animals"],
+        &["delete", "db", "apple", "--keyspace", "animals"],
+        &["compact", "db", "--keyspace", "animals"],
+    ] {
+        place.run("terrace", arguments).fails("terrace", 2, &words);
+    }
+    // Asking for it did not create it.
+    assert!(!place.run("terrace", &["stats", "db"]).ok().contains("animals"));
+}
+
+#[test]
+fn a_wrong_path_creates_nothing() {
+    let place = Place::new();
+    for arguments in [
+        &["get", "nowhere", "key"][..],
+        &["scan", "nowhere"],
+        &["stats", "nowhere"],
+        &["delete", "nowhere", "key"],
+        &["compact", "nowhere"],
+    ] {
+        place.run("terrace", arguments).fails("terrace", 2, &["nowhere"]);
+    }
+    assert!(place.names("").is_empty());
+
+    std::fs::create_dir(place.path("photos")).unwrap();
+    std::fs::write(place.path("photos/cat.jpg"), "meow").unwrap();
+    for arguments in [&["scan", "photos"][..], &["put", "photos", "key", "value"], &["load", "photos"]] {
+        place.run("terrace", arguments).fails("terrace", 2, &["photos", "not a Terrace database"]);
+    }
+    assert_eq!(place.names("photos"), ["cat.jpg"]);
+    place.run("terrace", &["scan", "photos/cat.jpg"]).fails("terrace", 2, &["cat.jpg"]);
+}
+
+#[test]
+fn scans_are_bounded_as_asked() {
+    let place = fruit();
+    let keys = |arguments: &[&str]| {
+        let arguments = [&["scan", "db", "--keys-only"][..], arguments].concat();
+        let out = place.run("terrace", &arguments).ok();
+        out.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(&[]), ["", "apple", "apricot", "b", "banana", "cherry"]);
+    assert_eq!(keys(&["--reverse"]), ["cherry", "banana", "b", "apricot", "apple", ""]);
+    assert_eq!(keys(&["--from", "apple", "--to", "banana"]), ["apple", "apricot", "b"]);
+    assert_eq!(keys(&["--from", "az"]), ["b", "banana", "cherry"]);
+    assert_eq!(keys(&["--to", "apple"]), [""]);
+    assert_eq!(keys(&["--prefix", "ap"]), ["apple", "apricot"]);
+    assert_eq!(keys(&["--prefix", "b", "--from", "ba"]), ["banana"]);
+    assert_eq!(keys(&["--prefix", "b", "--to", "ba", "--reverse"]), ["b"]);
+    assert_eq!(keys(&["--prefix", "b", "--from", "c"]), [""; 0]);
+    assert_eq!(keys(&["--limit", "2"]), ["", "apple"]);
+    assert_eq!(keys(&["--limit", "2", "--reverse"]), ["cherry", "banana"]);
+    assert_eq!(keys(&["--limit", "0"]), [""; 0]);
+    assert_eq!(keys(&["--from", "b", "--to", "b"]), [""; 0]);
+    assert_eq!(keys(&["--hex", "--prefix", "6170"]), ["6170706c65", "61707269636f74"]);
+    place.run("terrace", &["scan", "db", "--from", "z", "--to", "a"]).fails("terrace", 2, &["reversed", "z"]);
+    place.run("terrace", &["scan", "db", "--hex", "--from", "7g"]).fails("terrace", 2, &["--from", "hex"]);
+}
+
+#[test]
+fn scans_print_lines_or_objects() {
+    let place = fruit();
+    let lines = place.run("terrace", &["scan", "db", "--prefix", "ap"]).ok();
+    assert_eq!(lines, "apple\tred\napricot\torange\n");
+    let objects = place.run("terrace", &["scan", "db", "--prefix", "ap", "--format", "json"]).ok();
+    let expected = "{\"key\":\"apple\",\"value\":\"red\"}\n{\"key\":\"apricot\",\"value\":\"orange\"}\n";
+    assert_eq!(objects, expected);
+    let keys = place.run("terrace", &["scan", "db", "--format", "json", "--keys-only", "--limit", "2"]).ok();
+    assert_eq!(keys, "{\"key\":\"\"}\n{\"key\":\"apple\"}\n");
+}
+
+#[test]
+fn a_closed_pipe_ends_a_scan_quietly() {
+    let place = Place::new();
+    let lines: String = (0..200_000).map(|number| format!("{number:08}\tvalue of {number}\n")).collect();
+    place.run_with("terrace", &["load", "db", "--durability", "buffered"], lines.as_bytes()).ok();
+    let mut child = place
+        .command("terrace")
+        .args(["scan", "db"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert_eq!(first, "00000000\tvalue of 0\n");
+    // The reader is gone now, and with it the pipe.
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!((child.wait().unwrap().code(), said.as_str()), (Some(0), ""));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_output_that_cannot_be_written_is_an_error() {
+    let place = fruit();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = place.command("terrace").args(["scan", "db"]).stdout(full).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.starts_with("terrace: cannot write to standard output: No space left"), "{said}");
+}
+
+#[test]
+fn a_database_in_use_is_refused() {
+    let place = fruit();
+    let db = terrace::Db::open(place.path("db")).unwrap();
+    for arguments in [&["get", "db", "apple"][..], &["put", "db", "apple", "green"], &["stats", "db"]] {
+        place.run("terrace", arguments).fails("terrace", 2, &["db", "in use"]);
+    }
+    db.close().unwrap();
+    assert_eq!(place.run("terrace", &["get", "db", "apple"]).ok(), "red");
+}
+
+#[test]
+fn stats_count_what_is_there() {
+    let place = fruit();
+    place.run("terrace", &["put", "db", "oak", "tree", "--keyspace", "plants"]).ok();
+    place.run("terrace", &["compact", "db"]).ok();
+    place.run("terrace", &["compact", "db", "--keyspace", "plants"]).ok();
+    let text = place.run("terrace", &["stats", "db"]).ok();
+    assert!(text.contains("plants") && text.contains("all right"), "{text}");
+    let stats: Value =
+        serde_json::from_str(&place.run("terrace", &["stats", "db", "--format", "json"]).ok()).unwrap();
+    let entries = |stats: &Value, name: &str| {
+        let keyspaces = stats["keyspaces"].as_array().unwrap();
+        keyspaces.iter().find(|keyspace| keyspace["name"] == name).map(|found| found["table_entries"].clone())
+    };
+    assert_eq!(entries(&stats, "default"), Some(6.into()));
+    assert_eq!(entries(&stats, "plants"), Some(1.into()));
+    assert_eq!(stats["healthy"], true);
+    let in_levels: u64 =
+        stats["levels"].as_array().unwrap().iter().map(|level| level["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(Some(in_levels), stats["on_disk"]["table_bytes"].as_u64());
+    assert!(in_levels > 0);
+    let one = place.run("terrace", &["stats", "db", "--keyspace", "plants", "--format", "json"]).ok();
+    let one: Value = serde_json::from_str(&one).unwrap();
+    assert_eq!((entries(&one, "plants"), entries(&one, "default")), (Some(1.into()), None));
+}
+
+#[test]
+fn compaction_drops_what_is_deleted() {
+    let place = Place::new();
+    let lines: String = (0..20_000).map(|number| format!("{number:06}\t{number:0100}\n")).collect();
+    place.run_with("terrace", &["load", "db"], lines.as_bytes()).ok();
+    let before = place.run("terrace", &["scan", "db", "--to", "010000"]).ok();
+    for number in (0..20_000).step_by(2000) {
+        place.run("terrace", &["delete", "db", &format!("{number:06}")]).ok();
+    }
+    let ended = place.run("terrace", &["compact", "db"]);
+    assert!(ended.err.starts_with("terrace: compacted; tables "), "{ended:?}");
+    ended.ok();
+    let stats = place.run("terrace", &["stats", "db", "--format", "json"]).ok();
+    let stats: Value = serde_json::from_str(&stats).unwrap();
+    assert_eq!(
+        (&stats["keyspaces"][0]["table_entries"], &stats["keyspaces"][0]["table_deletes"]),
+        (&19_990.into(), &0.into())
+    );
+    let after = place.run("terrace", &["scan", "db", "--to", "010000"]).ok();
+    let kept: String = before
+        .lines()
+        .filter(|line| line[..6].parse::<u32>().unwrap() % 2000 != 0)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert_eq!(after, kept);
+    place.run("terrace", &["compact", "db", "--from", "b", "--to", "a"]).fails("terrace", 2, &["reversed"]);
+}
+
+#[test]
+fn wrong_usage_is_exit_code_two() {
+    let place = Place::new();
+    for arguments in [
+        &["fetch", "db"][..],
+        &["get", "db"],
+        &["scan"],
+        &["scan", "db", "--limit", "many"],
+        &["load", "db", "--durability", "maybe"],
+    ] {
+        let ended = place.run("terrace", arguments).fails("terrace", 2, &["--help"]);
+        assert!(ended.out.is_empty(), "{ended:?}");
+    }
+    let ended = place.run("terrace", &[]);
+    assert!(ended.code == 2 && ended.err.contains("Usage: terrace "), "{ended:?}");
+    for tool in ["terrace", "sst-dump", "ycsb"] {
+        let help = place.run(tool, &["--help"]).ok();
+        assert!(help.contains("Examples:") && help.contains("Exit code:"), "{help}");
+        assert!(place.run(tool, &["--version"]).ok().starts_with(tool));
+    }
+    assert!(place.names("").is_empty());
+}
