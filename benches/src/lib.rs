@@ -1,0 +1,19 @@
+//! What Terrace's benchmarks share: the records, the database that they are measured on, where it lies, and what the
+//! process used meanwhile.
+//!
+//! `cargo bench -p terrace-benches` runs the criterion groups under `benches/`; the binary `load` measures what takes
+//! longer. `docs/performance.md` keeps the figures.
+
+#![forbid(unsafe_code)]
+
+mod place;
+mod records;
+mod report;
+mod settled;
+mod usage;
+
+pub use place::{BENCH_DIR, scratch_directory};
+pub use records::{KEY_BYTES, Key, Records, VALUE_BYTES, touch, zipf_indices};
+pub use report::{criterion, measure, record_count};
+pub use settled::{Settled, load};
+pub use usage::{Faults, Memory};

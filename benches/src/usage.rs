@@ -1,0 +1,93 @@
+//! What this process used, as the system tells: page faults and memory. All zero where `/proc` is not there.
+
+use std::fmt;
+use std::fs::read_to_string;
+use std::ops::{AddAssign, Sub};
+
+/// Page faults.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Those that needed no I/O.
+    pub minor: u64,
+    /// Those that waited for a disk.
+    pub major: u64,
+}
+
+impl Faults {
+    /// Those of this process so far.
+    pub fn now() -> Self {
+        let stat = read_to_string("/proc/self/stat").unwrap_or_default();
+        // The second field is the program's name in parentheses and may hold anything; fields 10 and 12 of proc(5).
+        let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let field = |number: usize| rest.split_whitespace().nth(number - 3)?.parse().ok();
+        Faults { minor: field(10).unwrap_or(0), major: field(12).unwrap_or(0) }
+    }
+}
+
+impl Sub for Faults {
+    type Output = Faults;
+
+    fn sub(self, earlier: Faults) -> Faults {
+        Faults { minor: self.minor - earlier.minor, major: self.major - earlier.major }
+    }
+}
+
+impl AddAssign for Faults {
+    fn add_assign(&mut self, more: Faults) {
+        self.minor += more.minor;
+        self.major += more.major;
+    }
+}
+
+/// Resident memory in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// The most that it ever was, mapped files included (`VmHWM`).
+    pub peak: u64,
+    /// Heap and stacks now.
+    pub anonymous: u64,
+    /// Pages of mapped files now.
+    pub mapped: u64,
+}
+
+impl Memory {
+    /// That of this process.
+    pub fn now() -> Self {
+        let status = read_to_string("/proc/self/status").unwrap_or_default();
+        let bytes = |name: &str| {
+            let kibibytes = status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+            kibibytes.and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) * 1024
+        };
+        Memory { peak: bytes("VmHWM:"), anonymous: bytes("RssAnon:"), mapped: bytes("RssFile:") }
+    }
+
+    /// Starts a new peak from what is resident now, where the system allows it.
+    pub fn reset_peak() {
+        // Without it the peak is that of the whole process, which is what the report then says.
+        let _ = std::fs::write("/proc/self/clear_refs", "5");
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes >> 20;
+        let (peak, anonymous, mapped) = (mib(self.peak), mib(self.anonymous), mib(self.mapped));
+        write!(f, "peak {peak} MiB resident (VmHWM); now {anonymous} MiB heap, {mapped} MiB mapped files")
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_memory_is_seen() {
+        let (faults, memory) = (Faults::now(), Memory::now());
+        let block = std::hint::black_box(vec![1_u8; 64 << 20]);
+        let more = Memory::now();
+        assert!(more.anonymous >= memory.anonymous + (60 << 20), "{memory} {more}");
+        assert!(more.peak >= more.anonymous, "{more}");
+        assert!(Faults::now() != faults);
+        drop(block);
+    }
+}
