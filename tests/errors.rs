@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use terrace::{Compression, Db, Durability, Error, FileSystem, KeyspaceOptions, Options, WriteBatch};
-use terrace_io::{FaultFileSystem, FaultRule, MemoryFileSystem, OpenMode, Operation};
+use terrace_io::{FaultFileSystem, FaultRule, MemoryFileSystem, Operation};
 
 type Contents = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -26,7 +26,7 @@ fn small() -> Options {
         .segment_bytes_max(64 << 10)
         .level_base_bytes(96 << 10)
         .level_multiplier(2)
-        .l0_trigger(2)
+        .l0_trigger(4)
         .compaction_threads(1)
         .keyspace_defaults(KeyspaceOptions::new().table_bytes(64 << 10))
 }
@@ -92,7 +92,13 @@ fn build(live_log: bool) -> Fixture {
     let long = value(77).repeat(200);
     db.put("long", &long).unwrap();
     default_contents.insert(b"long".to_vec(), long);
-    db.settle().unwrap();
+    for round in 0..2 {
+        // Tables that stay in level 0.
+        let (key, value) = (format!("key {round:05}"), value(round));
+        db.put(&key, &value).unwrap();
+        default_contents.insert(key.into_bytes(), value);
+        db.flush().unwrap();
+    }
 
     let mut tail = Vec::new();
     if live_log {
@@ -107,6 +113,11 @@ fn build(live_log: bool) -> Fixture {
     assert!(db.health().is_ok(), "{:?}", db.health());
     let tables = db.metrics().levels.iter().filter(|level| level.tables > 0).count();
     assert!(tables >= 2, "the fixture has {tables} levels");
+    // Obsolete files go in the background.
+    let live = db.metrics().levels.iter().map(|level| level.tables).sum::<usize>();
+    while fs.read_dir(dir()).unwrap().iter().filter(|name| name.ends_with(".sst")).count() > live {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let copy = fs.process_kill_clone();
     if !live_log {
         db.close().unwrap();
@@ -145,12 +156,19 @@ impl Fixture {
 #[derive(Debug, Default)]
 struct Outcome {
     refused: Option<Error>,
-    /// Errors of reads.
+    /// Errors of reads, each once.
     errors: Vec<Error>,
     missing_tables: Vec<PathBuf>,
 }
 
 impl Outcome {
+    fn add(&mut self, error: Error) {
+        let text = error.to_string();
+        if self.errors.iter().all(|known| known.to_string() != text) {
+            self.errors.push(error);
+        }
+    }
+
     fn is_whole(&self) -> bool {
         self.refused.is_none() && self.errors.is_empty() && self.missing_tables.is_empty()
     }
@@ -197,7 +215,7 @@ fn examine(fixture: &Fixture, fs: &MemoryFileSystem, lost: &[Vec<u8>], case: &st
                 Ok(None) => {
                     assert!(lost.contains(key), "{case}: {name}: {} is silently missing", key.escape_ascii());
                 }
-                Err(error) => outcome.errors.push(error),
+                Err(error) => outcome.add(error),
             }
         }
         assert_eq!(keyspace.get("no such key").ok().flatten().as_deref(), None, "{case}");
@@ -221,7 +239,7 @@ fn examine(fixture: &Fixture, fs: &MemoryFileSystem, lost: &[Vec<u8>], case: &st
                     Some(Err(error)) => {
                         let again = if backward { iter.next_back() } else { iter.next() };
                         assert!(again.is_some_and(|again| again.is_err()), "{case}: an iterator forgot its error");
-                        outcome.errors.push(error);
+                        outcome.add(error);
                         break;
                     }
                 }
@@ -283,7 +301,8 @@ fn a_missing_table_fails_only_its_keys() {
         assert!(outcome.refused.is_none(), "a missing table does not keep the others away: {outcome:?}");
         assert_eq!(outcome.missing_tables, [dir().join(&name)], "health shows it");
         assert!(blames(&outcome, &name), "{name}: {outcome:?}");
-        assert!(outcome.errors.len() < fixture.default.len() + fixture.packed.len(), "others can be read");
+        let path = dir().join(&name);
+        assert!(outcome.errors.iter().all(|error| error.path() == Some(&*path)), "others can be read: {outcome:?}");
     }
 }
 
@@ -303,7 +322,7 @@ fn damaged_tables_are_errors_of_their_keys() {
         assert!(outcome.refused.is_none() && blames(&outcome, name), "{name}: {outcome:?}");
         let outcome = damage(fixture, name, &[], "longer", |bytes| bytes.extend_from_slice(&[0; 4096]));
         assert!(outcome.refused.is_none() && blames(&outcome, name), "{name}: {outcome:?}");
-        for (version, what) in [(2_u32, "newer version"), (0, "version zero"), (u32::MAX, "unknown version")] {
+        for (version, what) in [(2_u32, "newer version"), (u32::MAX, "unknown version")] {
             let outcome = damage(fixture, name, &[], what, |bytes| {
                 let footer = bytes.len() - 64;
                 bytes[footer + 48..footer + 52].copy_from_slice(&version.to_le_bytes());
@@ -519,4 +538,492 @@ fn every_cut_and_flip_of_the_manifest_is_right_or_an_error() {
         }
         assert!(noticed > 200, "{state}: {noticed}");
     }
+}
+
+// Directories.
+
+/// Names and bytes of a real directory.
+fn real_files(dir: &Path) -> Files {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read(&path).unwrap())).collect()
+}
+
+#[test]
+fn a_locked_directory_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("db");
+    let db = small().open(&path).unwrap();
+    db.put("key", "value").unwrap();
+    let before = real_files(&path);
+    let Err(Error::Locked { path: locked, holder }) = small().open(&path) else { panic!("opened twice") };
+    assert_eq!(locked, path);
+    assert!(holder.contains(&std::process::id().to_string()), "{holder}");
+    assert_eq!(child(&path, "open", &[]), format!("Locked {}", path.display()));
+    assert_eq!(real_files(&path), before, "a refused open changes nothing");
+    db.close().unwrap();
+    assert_eq!(child(&path, "open", &[]), "opened");
+    let db = small().open(&path).unwrap();
+    assert_eq!(db.get("key").unwrap().as_deref(), Some(&b"value"[..]));
+}
+
+#[test]
+fn what_is_not_a_database_is_refused_and_left_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("photos");
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("cat.jpeg"), "purr").unwrap();
+    let error = small().open(&path).unwrap_err();
+    assert!(matches!(&error, Error::NotADatabase { path: named, .. } if *named == path), "{error}");
+    assert!(error.to_string().contains("cat.jpeg"), "{error}");
+    assert_eq!(real_files(&path).into_keys().collect::<Vec<_>>(), ["cat.jpeg"]);
+
+    // A file in place of a directory.
+    let file = path.join("cat.jpeg");
+    let error = small().open(&file).unwrap_err();
+    assert_eq!(error.path(), Some(&*file), "{error}");
+    let below = file.join("db");
+    let error = small().open(&below).unwrap_err();
+    assert!(error.path().is_some_and(|path| path.starts_with(&file)), "{error}");
+
+    // Missing or empty, when none may be created.
+    for (name, make) in [("missing", false), ("empty", true)] {
+        let path = home.path().join(name);
+        if make {
+            fs::create_dir(&path).unwrap();
+        }
+        let error = small().create_if_missing(false).open(&path).unwrap_err();
+        assert!(matches!(&error, Error::NotADatabase { path: named, .. } if *named == path), "{error}");
+        assert!(!make && !path.exists() || make && real_files(&path).is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn links_and_directories_in_place_of_files_are_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("db");
+    let db = small().open(&path).unwrap();
+    db.put("key", "value").unwrap();
+    db.close().unwrap();
+    let table = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+    let table = table.filter(|path| path.extension().is_some_and(|extension| extension == "sst")).next().unwrap();
+    let bytes = fs::read(&table).unwrap();
+    fs::remove_file(&table).unwrap();
+    fs::create_dir(&table).unwrap();
+    let db = small().open(&path).unwrap();
+    let error = db.get("key").unwrap_err();
+    assert_eq!(error.path(), Some(&*table), "{error}");
+    drop(db);
+    fs::remove_dir(&table).unwrap();
+    fs::write(&table, bytes).unwrap();
+    let db = small().open(&path).unwrap();
+    assert_eq!(db.get("key").unwrap().as_deref(), Some(&b"value"[..]));
+}
+
+#[test]
+fn a_file_system_that_denies_everything_says_so() {
+    for operation in [Operation::CreateDirectory, Operation::Create, Operation::Lock, Operation::ReadDirectory] {
+        let memory = MemoryFileSystem::new();
+        let fs = FaultFileSystem::new(Arc::new(memory.clone()));
+        fs.add(FaultRule::on(operation).error(std::io::ErrorKind::PermissionDenied));
+        let path = Path::new("/denied");
+        let error = small().file_system(Arc::new(fs)).open(path).unwrap_err();
+        assert!(matches!(&error, Error::Io { .. }) && error.to_string().contains("/denied"), "{operation}: {error}");
+    }
+    // A database whose files cannot be opened.
+    for (part, operation) in [("MANIFEST", Operation::Open), (".log", Operation::Open), ("", Operation::Lock)] {
+        let memory = live().copy();
+        let before = files(&memory);
+        let fs = FaultFileSystem::new(Arc::new(memory.clone()));
+        fs.add(FaultRule::on(operation).path(part).error(std::io::ErrorKind::PermissionDenied));
+        let error = small().file_system(Arc::new(fs)).open(dir()).unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+        assert_eq!(error.path().map(|path| path.starts_with(dir())), Some(true), "{error}");
+        assert!(files(&memory) == before, "{part}: the refused open changed something");
+    }
+}
+
+/// Runs [`in_a_child`] in a process of its own, under a launcher if one is given, and gives back what it says.
+fn child(path: &Path, task: &str, launcher: &[&str]) -> String {
+    let program = std::env::current_exe().unwrap();
+    let arguments = ["--exact", "in_a_child", "--nocapture", "--test-threads=1"];
+    let mut command = match launcher.split_first() {
+        None => Command::new(&program),
+        Some((first, rest)) => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(&program);
+            command
+        }
+    };
+    let output = command.args(arguments).env("TERRACE_CHILD_TASK", task).env("TERRACE_CHILD_PATH", path).output();
+    let output = match output {
+        Ok(output) => output,
+        Err(error) => return format!("cannot launch: {error}"),
+    };
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = text.lines().find_map(|line| line.split_once("child says: ")).map(|(_, said)| said.to_owned());
+    said.unwrap_or_else(|| {
+        format!("cannot launch: {}{text}", String::from_utf8_lossy(&output.stderr))
+    })
+}
+
+/// The part of some tests that runs in a process of its own; without orders from one it does nothing.
+#[test]
+fn in_a_child() {
+    let (Ok(task), Ok(path)) = (std::env::var("TERRACE_CHILD_TASK"), std::env::var("TERRACE_CHILD_PATH")) else { return };
+    let path = Path::new(&path);
+    let said = match &*task {
+        "open" => match small().open(path) {
+            Ok(_) => "opened".to_owned(),
+            Err(Error::Locked { path, .. }) => format!("Locked {}", path.display()),
+            Err(error) => format!("refused: {error}"),
+        },
+        "fill" => fill(path),
+        other => panic!("no such task: {other}"),
+    };
+    println!("\nchild says: {said}");
+}
+
+/// Fills a disk with a database until it says that it is full; then makes room and goes on.
+fn fill(path: &Path) -> String {
+    let ballast = path.with_extension("ballast");
+    fs::write(&ballast, vec![1; 3 << 20]).unwrap();
+    let db = small().open(path).unwrap();
+    let mut acknowledged = Contents::new();
+    let mut full = None;
+    for index in 0..1_000_000_u64 {
+        let (key, value) = (format!("{index:08}").into_bytes(), value(index).repeat(4));
+        match db.put_with(&key, &value, Durability::Buffered) {
+            Ok(()) => drop(acknowledged.insert(key, value)),
+            Err(error) => {
+                full = Some(error);
+                break;
+            }
+        }
+    }
+    let Some(error) = full else { return "the disk never was full".into() };
+    if !error.is_disk_full() || !error.path().is_some_and(|named| named.starts_with(path)) {
+        return format!("another error: {error:?}");
+    }
+    let all = |db: &Db, what: &str| {
+        for (key, value) in &acknowledged {
+            assert!(db.get(key).unwrap().as_deref() == Some(&value[..]), "{what}: {}", key.escape_ascii());
+        }
+    };
+    all(&db, "while the disk is full");
+    fs::remove_file(&ballast).unwrap();
+    let mut last = Ok(());
+    for _ in 0..200 {
+        last = db.put("resumed", "yes");
+        if last.is_ok() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    if let Err(error) = last {
+        return format!("writes do not resume: {error}");
+    }
+    all(&db, "after the disk has space again");
+    if let Err(error) = db.settle() {
+        return format!("cannot settle: {error}");
+    }
+    assert!(db.health().is_ok(), "{:?}", db.health());
+    db.close().unwrap();
+    let db = small().open(path).unwrap();
+    all(&db, "after reopening");
+    assert_eq!(db.get("resumed").unwrap().as_deref(), Some(&b"yes"[..]));
+    "filled and resumed".into()
+}
+
+/// A launcher that runs a script, in which `$0` is the path, in a mount namespace of its own, then the child.
+fn in_namespace(script: &str, path: &Path) -> Vec<String> {
+    let script = format!("{script} && exec \"$1\" --exact in_a_child --nocapture --test-threads=1");
+    ["unshare", "-m", "sh", "-c", &script, &path.to_string_lossy()].map(str::to_owned).to_vec()
+}
+
+fn namespaced_child(path: &Path, mount_point: &Path, task: &str, script: &str) -> String {
+    let launcher = in_namespace(script, mount_point);
+    let launcher: Vec<&str> = launcher.iter().map(|part| &**part).collect();
+    child(path, task, &launcher)
+}
+
+#[test]
+fn a_full_disk_stops_writes_and_loses_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let said = namespaced_child(
+        &home.path().join("db"),
+        home.path(),
+        "fill",
+        "mount -t tmpfs -o size=12m tmpfs \"$0\"",
+    );
+    if said.contains("cannot launch") {
+        eprintln!("SKIPPED: a full tmpfs needs root and mount namespaces: {said}");
+        return;
+    }
+    assert_eq!(said, "filled and resumed");
+}
+
+#[test]
+fn a_read_only_file_system_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("db");
+    let db = small().open(&path).unwrap();
+    db.put("key", "value").unwrap();
+    db.close().unwrap();
+    let before = real_files(&path);
+    let script = "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\"";
+    for (target, part) in [(path.clone(), "db"), (home.path().join("new"), "new")] {
+        let said = namespaced_child(&target, home.path(), "open", script);
+        if said.contains("cannot launch") {
+            eprintln!("SKIPPED: a read-only mount needs root and mount namespaces: {said}");
+            return;
+        }
+        assert!(said.starts_with("refused: ") && said.contains(part) && said.contains("ead-only"), "{said}");
+    }
+    assert_eq!(real_files(&path), before);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_directory_without_permission_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("db");
+    small().open(&path).unwrap().close().unwrap();
+    let before = real_files(&path);
+    let set = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    // Root ignores modes, so as root the child is nobody, if that can be arranged.
+    let is_root = fs::write(path.join("probe"), "").is_ok() && {
+        set(&path, 0o500);
+        let ignored = fs::write(path.join("probe2"), "").is_ok();
+        set(&path, 0o700);
+        let _ = fs::remove_file(path.join("probe2"));
+        ignored
+    };
+    fs::remove_file(path.join("probe")).unwrap();
+    let launcher: &[&str] =
+        if is_root { &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] } else { &[] };
+    set(home.path(), 0o755);
+    set(&path, 0o000);
+    let said = child(&path, "open", launcher);
+    set(&path, 0o700);
+    if said.contains("cannot launch") {
+        eprintln!("SKIPPED: as root, permissions need setpriv and a test binary that others may run: {said}");
+        return;
+    }
+    assert!(said.starts_with("refused: ") && said.contains("ermission") && said.contains("db"), "{said}");
+    assert_eq!(real_files(&path), before);
+}
+
+// Arguments and handles.
+
+/// The message of an [`Error::InvalidArgument`].
+fn invalid<T: std::fmt::Debug>(outcome: terrace::Result<T>) -> String {
+    match outcome {
+        Err(Error::InvalidArgument(what)) => what,
+        other => panic!("expected an invalid argument, not {other:?}"),
+    }
+}
+
+fn memory_db(path: &str) -> Db {
+    small().file_system(Arc::new(MemoryFileSystem::new())).max_value_bytes(1000).open(path).unwrap()
+}
+
+#[test]
+fn keys_and_values_have_limits() {
+    let db = memory_db("/limits");
+    let longest = vec![7; 65_536];
+    let too_long = vec![7; 65_537];
+    db.put(&longest, vec![1; 1000]).unwrap();
+    db.put("", "").unwrap();
+    assert!(invalid(db.put(&too_long, "")).contains("65537"));
+    assert!(invalid(db.delete(&too_long)).contains("65537"));
+    assert!(invalid(db.put("key", vec![1; 1001])).contains("1001"));
+    // One bad operation refuses the batch, all of it.
+    for bad in [&too_long[..], b"value too long"] {
+        let mut batch = WriteBatch::new();
+        batch.put(&db, "before", "x");
+        batch.put(&db, bad, vec![0; if bad.len() > 20 { 1 } else { 1001 }]);
+        batch.put(&db, "after", "x");
+        invalid(db.write(batch));
+        assert!(!db.contains_key("before").unwrap() && !db.contains_key("after").unwrap());
+    }
+    // Reads of keys that cannot exist find nothing.
+    assert_eq!(db.get(&too_long).unwrap().as_deref(), None);
+    for flushed in [false, true] {
+        if flushed {
+            db.settle().unwrap();
+        }
+        assert_eq!(db.get("").unwrap().as_deref(), Some(&b""[..]));
+        assert_eq!(db.get(&longest).unwrap().as_deref(), Some(&[1; 1000][..]));
+        assert_eq!(db.iter().unwrap().count(), 2);
+    }
+    assert!(db.health().is_ok());
+}
+
+#[test]
+fn a_reversed_range_is_refused_everywhere() {
+    let db = memory_db("/ranges");
+    db.put("b", "1").unwrap();
+    let snapshot = db.snapshot().unwrap();
+    assert!(invalid(db.range("z".."a")).contains('z'));
+    invalid(db.range("b"..="a"));
+    invalid(db.compact_range("z".."a"));
+    invalid(db.approximate_size("z".."a"));
+    invalid(snapshot.range(&db, "z".."a"));
+    // Empty ranges are fine.
+    assert_eq!(db.range("b".."b").unwrap().count(), 0);
+    assert_eq!(db.range("b"..="b").unwrap().count(), 1);
+    let excluded = (std::ops::Bound::Excluded("b"), std::ops::Bound::Excluded("b"));
+    assert_eq!(db.range::<&str>(excluded).unwrap().count(), 0);
+    assert_eq!(db.range::<&str>(excluded).unwrap().rev().count(), 0);
+}
+
+#[test]
+fn a_dropped_keyspace_refuses_its_handles() {
+    let db = memory_db("/dropped");
+    let gone = db.keyspace("gone").unwrap();
+    gone.put("key", "value").unwrap();
+    db.drop_keyspace("gone").unwrap();
+    let dropped = |error: Option<Error>| {
+        assert!(matches!(&error, Some(Error::KeyspaceDropped { name }) if name == "gone"), "{error:?}");
+    };
+    dropped(gone.put("key", "value").err());
+    dropped(gone.delete("key").err());
+    dropped(gone.get("key").err());
+    dropped(gone.get_with("key", |_| ()).err());
+    dropped(gone.multi_get(["key"]).err());
+    dropped(gone.contains_key("key").err());
+    dropped(gone.iter().err());
+    dropped(gone.prefix("k").err());
+    dropped(gone.cursor().err());
+    dropped(gone.clear().err());
+    dropped(gone.compact_range::<&str>(..).err());
+    dropped(gone.approximate_size::<&str>(..).err());
+    // A batch with a dropped keyspace does nothing to the others.
+    let mut batch = WriteBatch::new();
+    batch.put(&db, "half", "a batch");
+    batch.put(&gone, "other", "half");
+    dropped(db.write(batch).err());
+    assert!(!db.contains_key("half").unwrap());
+    invalid(db.drop_keyspace("gone"));
+    invalid(db.drop_keyspace("never was"));
+    invalid(db.drop_keyspace("default"));
+    // A new one of the same name has nothing to do with it.
+    let new = db.keyspace("gone").unwrap();
+    assert_eq!(new.iter().unwrap().count(), 0);
+    dropped(gone.get("key").err());
+}
+
+#[test]
+fn a_closed_database_refuses_its_handles() {
+    let db = memory_db("/closed");
+    let keyspace = db.keyspace("other").unwrap();
+    keyspace.put("key", "value").unwrap();
+    let snapshot = db.snapshot().unwrap();
+    let clone = db.clone();
+    let mut batch = WriteBatch::new();
+    batch.put(&keyspace, "key", "value");
+    db.close().unwrap();
+    let closed = |error: Option<Error>| assert!(matches!(&error, Some(Error::Closed)), "{error:?}");
+    closed(clone.put("key", "value").err());
+    closed(keyspace.put("key", "value").err());
+    closed(keyspace.delete("key").err());
+    closed(keyspace.get("key").err());
+    closed(keyspace.multi_get(["key"]).err());
+    closed(keyspace.contains_key("key").err());
+    closed(keyspace.iter().err());
+    closed(keyspace.cursor().err());
+    closed(keyspace.clear().err());
+    closed(keyspace.compact_range::<&str>(..).err());
+    closed(keyspace.approximate_size::<&str>(..).err());
+    closed(snapshot.get(&keyspace, "key").err());
+    closed(snapshot.iter(&keyspace).err());
+    closed(db.write(batch).err());
+    closed(db.keyspace("new").err());
+    closed(db.keyspace_names().err());
+    closed(db.drop_keyspace("other").err());
+    closed(db.snapshot().err());
+    closed(db.sync().err());
+    closed(db.flush().err());
+    closed(db.settle().err());
+    // Closing again is fine, and so is asking how it was.
+    clone.close().unwrap();
+    let _ = (db.metrics(), db.health());
+}
+
+#[test]
+fn a_batch_for_another_database_is_refused() {
+    let (one, two) = (memory_db("/one"), memory_db("/two"));
+    let mut batch = WriteBatch::new();
+    batch.put(&one, "key", "one");
+    batch.put(&two, "key", "two");
+    invalid(one.write(batch.clone()));
+    invalid(two.write(batch));
+    assert!(!one.contains_key("key").unwrap() && !two.contains_key("key").unwrap());
+    invalid(one.snapshot().unwrap().get(&two, "key"));
+    // The same directory opened again is another database to a batch from before.
+    let fs = MemoryFileSystem::new();
+    let db = over(&fs).open("/again").unwrap();
+    let mut stale = WriteBatch::new();
+    stale.put(&db, "key", "value");
+    db.close().unwrap();
+    let db = over(&fs).open("/again").unwrap();
+    invalid(db.write(stale));
+}
+
+#[test]
+fn persisted_options_are_checked() {
+    let fs = MemoryFileSystem::new();
+    let with_limit = |bytes: u64| over(&fs).max_value_bytes(bytes);
+    let db = with_limit(5000).open("/options").unwrap();
+    let snappy = KeyspaceOptions::new().compression(Compression::Snappy);
+    db.keyspace_with("packed", snappy.clone()).unwrap();
+    for other in [KeyspaceOptions::new(), snappy.clone().table_bytes(1 << 20), snappy.clone().filter_bits_per_key(0)] {
+        let what = invalid(db.keyspace_with("packed", other));
+        assert!(what.contains("packed"), "{what}");
+    }
+    db.keyspace_with("packed", snappy.clone()).unwrap();
+    // Opened without options it is what it was.
+    assert_eq!(*db.keyspace("packed").unwrap().options(), snappy);
+    db.close().unwrap();
+
+    let before: Files = {
+        let names = fs.read_dir(Path::new("/options")).unwrap().into_iter();
+        names.map(|name| (name.clone(), fs.file_bytes(&Path::new("/options").join(name)).unwrap())).collect()
+    };
+    let what = invalid(with_limit(4999).open("/options"));
+    assert!(what.contains("5000") && what.contains("4999"), "{what}");
+    for (name, bytes) in before {
+        assert!(fs.file_bytes(&Path::new("/options").join(&name)).unwrap() == bytes, "{name} was changed");
+    }
+    // No limit means the one that it has, and a larger one can be asked for.
+    let db = over(&fs).open("/options").unwrap();
+    invalid(db.put("key", vec![0; 5001]));
+    db.put("key", vec![0; 5000]).unwrap();
+    db.close().unwrap();
+    let db = with_limit(6000).open("/options").unwrap();
+    db.put("key", vec![0; 6000]).unwrap();
+    assert_eq!(*db.keyspace("packed").unwrap().options(), snappy);
+}
+
+#[test]
+fn options_that_cannot_be_are_refused() {
+    let open = |options: Options| invalid(options.file_system(Arc::new(MemoryFileSystem::new())).open("/nonsense"));
+    open(Options::new().memtable_bytes(0));
+    open(Options::new().memtables_max(1));
+    open(Options::new().segment_bytes_max(0));
+    open(Options::new().segment_bytes_max(u64::MAX));
+    open(Options::new().max_value_bytes(u64::MAX));
+    open(Options::new().compaction_threads(0));
+    open(Options::new().l0_trigger(0));
+    open(Options::new().level_multiplier(1));
+    open(Options::new().keyspace_defaults(KeyspaceOptions::new().block_bytes(0)));
+    open(Options::new().keyspace_defaults(KeyspaceOptions::new().table_bytes(0)));
+    open(Options::new().keyspace_defaults(KeyspaceOptions::new().filter_bits_per_key(65)));
+    let db = memory_db("/names");
+    invalid(db.keyspace(""));
+    invalid(db.keyspace(&"n".repeat(256)));
+    db.keyspace(&"n".repeat(255)).unwrap();
+    invalid(db.keyspace_with("bad", KeyspaceOptions::new().block_bytes(u32::MAX)));
+    assert_eq!(db.keyspace_names().unwrap().len(), 2);
 }

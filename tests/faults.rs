@@ -1,1 +1,787 @@
-//! To come.
+//! Injected faults. Goal: whatever the file system refuses, and whenever, no synced write is lost, no wrong value is
+//! read, nothing hangs, and what can go on goes on; the rest says why it does not.
+//!
+//! Method: databases over a file system in memory behind one that fails on command. Named faults first, each with what
+//! it must lead to; then a sweep: a small workload is run again and again, each time with the next call of some kind
+//! failing, once or from there on, and its survivors (the process, killed processes, crashed machines) are compared
+//! with what was acknowledged. Everything runs under a watchdog.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use terrace::{Db, Durability, Error, Keyspace, KeyspaceOptions, Options, WriteBatch};
+use terrace_io::{
+    CrashPolicy, FaultFileSystem, FaultKind, FaultRule, FileSystem, MemoryFileSystem, Operation,
+};
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Runs a test that must not hang.
+fn watched<R: Send + 'static>(what: impl Into<String>, run: impl FnOnce() -> R + Send + 'static) -> R {
+    let what = what.into();
+    let (done, outcome) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let result = run();
+        let _ = done.send(result);
+    });
+    match outcome.recv_timeout(PATIENCE) {
+        Ok(result) => {
+            thread.join().unwrap();
+            result
+        }
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("{what}: it hangs"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => std::panic::resume_unwind(thread.join().unwrap_err()),
+    }
+}
+
+/// A database directory under faults.
+#[derive(Clone)]
+struct Bench {
+    memory: MemoryFileSystem,
+    faults: FaultFileSystem,
+    dir: PathBuf,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let dir = PathBuf::from(format!("/faults-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        Bench::over(MemoryFileSystem::new(), dir)
+    }
+
+    fn over(memory: MemoryFileSystem, dir: PathBuf) -> Bench {
+        let faults = FaultFileSystem::new(Arc::new(memory.clone()));
+        Bench { memory, faults, dir }
+    }
+
+    fn options(&self) -> Options {
+        Options::new()
+            .memtable_bytes(64 << 10)
+            .segment_bytes_max(64 << 10)
+            .level_base_bytes(64 << 10)
+            .l0_trigger(2)
+            .compaction_threads(1)
+            .keyspace_defaults(KeyspaceOptions::new().table_bytes(64 << 10))
+            .file_system(Arc::new(self.faults.clone()))
+    }
+
+    fn open(&self) -> Db {
+        self.options().open(&self.dir).unwrap()
+    }
+
+    /// What a crash of the machine leaves, without faults.
+    fn crashed(&self, policy: CrashPolicy) -> Bench {
+        Bench::over(self.memory.crash_clone(policy), self.dir.clone())
+    }
+
+    fn killed(&self) -> Bench {
+        Bench::over(self.memory.process_kill_clone(), self.dir.clone())
+    }
+
+    fn logs(&self) -> Vec<PathBuf> {
+        let names = self.memory.read_dir(&self.dir).unwrap().into_iter();
+        names.filter(|name| name.ends_with(".log")).map(|name| self.dir.join(name)).collect()
+    }
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < PATIENCE / 2, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn poison_cause<T: std::fmt::Debug>(outcome: terrace::Result<T>, what: &str) -> String {
+    match outcome {
+        Err(Error::Poisoned { cause }) => cause.to_string(),
+        other => panic!("{what}: expected it to be poisoned, got {other:?}"),
+    }
+}
+
+/// A poisoned database reads on and takes no write of any kind; all name the first cause.
+fn assert_poisoned(db: &Db, keyspace: &Keyspace, present: &[(&str, &str)]) {
+    let cause = poison_cause(db.put("later", "x"), "put");
+    let mut batch = WriteBatch::new();
+    batch.put(keyspace, "later", "x");
+    for (what, outcome) in [
+        ("buffered", db.put_with("later", "x", Durability::Buffered)),
+        ("delete", db.delete("later")),
+        ("batch", db.write(batch)),
+        ("flush", db.flush()),
+        ("settle", db.settle()),
+        ("sync", db.sync()),
+        ("clear", keyspace.clear()),
+        ("drop", db.drop_keyspace(keyspace.name())),
+        ("compact", db.compact_range::<&str>(..)),
+        ("create", db.keyspace("never").map(drop)),
+    ] {
+        assert_eq!(poison_cause(outcome, what), cause, "{what} names the first cause");
+    }
+    assert_eq!(db.health().poisoned.map(|error| error.to_string()), Some(cause));
+    assert!(!db.health().is_ok());
+    for (key, value) in present {
+        assert_eq!(db.get(key).unwrap().as_deref(), Some(value.as_bytes()), "reads go on");
+    }
+    assert!(db.iter().unwrap().all(|entry| entry.is_ok()));
+    assert!(!db.contains_key("later").unwrap());
+    assert_eq!(db.keyspace(keyspace.name()).unwrap().name(), keyspace.name());
+}
+
+/// Every way to find the directory again holds the pairs, and works.
+fn assert_survives(bench: &Bench, present: &[(&str, &str)], absent: &[&str]) {
+    let ways = [
+        ("killed", bench.killed()),
+        ("all kept", bench.crashed(CrashPolicy::KeepAll)),
+        ("unsynced dropped", bench.crashed(CrashPolicy::DropUnsynced)),
+        ("torn", bench.crashed(CrashPolicy::Torn { seed: 1 })),
+        ("torn otherwise", bench.crashed(CrashPolicy::Torn { seed: 2 })),
+    ];
+    for (what, bench) in ways {
+        let db = bench.options().open(&bench.dir).unwrap_or_else(|error| panic!("{what}: {error}"));
+        for (key, value) in present {
+            assert_eq!(db.get(key).unwrap().as_deref(), Some(value.as_bytes()), "{what}: {key}");
+        }
+        for key in absent {
+            assert!(!db.contains_key(key).unwrap(), "{what}: {key} was refused");
+        }
+        db.put("goes on", "yes").unwrap();
+        db.settle().unwrap();
+        assert!(db.health().is_ok(), "{what}");
+        db.close().unwrap();
+    }
+}
+
+#[test]
+fn a_failed_log_sync_poisons_and_loses_nothing_synced() {
+    watched("failed log sync", || {
+        let bench = Bench::new();
+        let db = bench.open();
+        let other = db.keyspace("other").unwrap();
+        db.put("synced", "1").unwrap();
+        db.put_with("buffered", "2", Durability::Buffered).unwrap();
+        bench.faults.add(FaultRule::on(Operation::Sync).path(".log"));
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            let write = |thread: usize| {
+                let db = db.clone();
+                move || db.put(format!("unknown {thread}"), "3")
+            };
+            let threads: Vec<_> = (0..8).map(|thread| scope.spawn(write(thread))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let mut unknown = 0;
+        let mut refused = Vec::new();
+        for (thread, outcome) in outcomes.into_iter().enumerate() {
+            match outcome {
+                Err(Error::OutcomeUnknown { cause }) => {
+                    unknown += 1;
+                    assert!(cause.path().unwrap().to_string_lossy().ends_with(".log"), "{cause}");
+                }
+                Err(Error::Poisoned { cause }) => {
+                    assert!(cause.path().is_some(), "{cause}");
+                    refused.push(format!("unknown {thread}"));
+                }
+                other => panic!("a write whose sync failed: {other:?}"),
+            }
+        }
+        assert!(unknown > 0, "those who waited are told that they cannot know");
+        // The device works again; what is in doubt stays in doubt.
+        bench.faults.clear();
+        bench.logs().iter().for_each(|log| bench.memory.lose_unsynced(log).unwrap());
+        assert_poisoned(&db, &other, &[("synced", "1"), ("buffered", "2")]);
+        let refused: Vec<&str> = refused.iter().map(|key| &**key).chain(["later"]).collect();
+        assert_survives(&bench, &[("synced", "1")], &refused);
+        poison_cause(db.close(), "close");
+        assert_survives(&bench, &[("synced", "1")], &refused);
+    });
+}
+
+#[test]
+fn a_failed_manifest_sync_poisons_and_loses_nothing_synced() {
+    watched("failed manifest sync", || {
+        let bench = Bench::new();
+        let db = bench.open();
+        let other = db.keyspace("other").unwrap();
+        db.put("synced", "1").unwrap();
+        db.flush().unwrap();
+        db.put("in the log", "2").unwrap();
+        bench.faults.add(FaultRule::on(Operation::Sync).path("MANIFEST").once());
+        let error = db.keyspace("doubtful").unwrap_err();
+        assert!(matches!(&error, Error::OutcomeUnknown { cause } if cause.path().unwrap().ends_with("MANIFEST")), "{error}");
+        bench.memory.lose_unsynced(&bench.dir.join("MANIFEST")).unwrap();
+        let present = [("synced", "1"), ("in the log", "2")];
+        assert_poisoned(&db, &other, &present);
+        assert_survives(&bench, &present, &["later"]);
+        poison_cause(db.close(), "close");
+        assert_survives(&bench, &present, &["later"]);
+    });
+}
+
+#[test]
+fn a_failed_manifest_sync_in_a_flush_poisons_and_loses_nothing() {
+    watched("failed manifest sync in a flush", || {
+        let bench = Bench::new();
+        let db = bench.open();
+        let other = db.keyspace("other").unwrap();
+        db.put("synced", "1").unwrap();
+        bench.faults.add(FaultRule::on(Operation::Sync).path("MANIFEST").once());
+        let error = db.flush().unwrap_err();
+        assert!(matches!(error, Error::OutcomeUnknown { .. } | Error::Poisoned { .. }), "{error}");
+        assert_poisoned(&db, &other, &[("synced", "1")]);
+        assert_survives(&bench, &[("synced", "1")], &["later"]);
+        drop((db, other));
+        assert_survives(&bench, &[("synced", "1")], &["later"]);
+    });
+}
+
+#[test]
+fn a_failed_table_is_written_again() {
+    let kinds = [
+        FaultKind::Os(5),
+        FaultKind::Error(ErrorKind::StorageFull),
+        FaultKind::ErrorAfterEffect(ErrorKind::Other),
+    ];
+    for operation in [Operation::Create, Operation::Write, Operation::Sync, Operation::Rename] {
+        for kind in kinds {
+            watched(format!("failed {operation} of a table, {kind:?}"), move || {
+                let bench = Bench::new();
+                let db = bench.open();
+                db.put("key", "value").unwrap();
+                bench.faults.add(FaultRule::on(operation).path(".sst").kind(kind).times(2));
+                let error = db.flush().unwrap_err();
+                assert!(error.path().unwrap().to_string_lossy().contains(".sst"), "{error}");
+                let trouble = db.health().flush.expect("health shows what is wrong");
+                assert!(trouble.path().unwrap().to_string_lossy().contains(".sst"), "{trouble}");
+                assert!(db.health().poisoned.is_none(), "nothing is lost by it");
+                assert_eq!(db.get("key").unwrap().as_deref(), Some(&b"value"[..]), "reads go on");
+                db.put("meanwhile", "2").unwrap();
+                eventually("the flush is tried again by itself", || db.health().is_ok());
+                eventually("the table is there", || db.metrics().levels.iter().any(|level| level.tables > 0));
+                assert!(bench.faults.injected() >= 2);
+                let present = [("key", "value"), ("meanwhile", "2")];
+                assert_survives(&bench, &present, &[]);
+                db.settle().unwrap();
+                // Nothing is left of the tables that failed.
+                let names = bench.memory.read_dir(&bench.dir).unwrap();
+                assert!(!names.iter().any(|name| name.ends_with(".tmp")), "{operation}: {names:?}");
+                db.close().unwrap();
+                assert_survives(&bench, &present, &[]);
+            });
+        }
+    }
+}
+
+#[test]
+fn a_failed_compaction_is_tried_again() {
+    watched("failed compaction", || {
+        let bench = Bench::new();
+        let db = bench.open();
+        let mut last = 0;
+        for round in 0..3 {
+            for index in 0..300 {
+                db.put_with(format!("{index:04}"), format!("{round}"), Durability::Buffered).unwrap();
+            }
+            if round == 2 {
+                // The flush's own table gets through, the compaction's does not.
+                bench.faults.add(FaultRule::on(Operation::Sync).path(".sst").skip(1).once());
+            }
+            db.flush().unwrap();
+            last = round;
+        }
+        eventually("it fails", || bench.faults.injected() > 0 || db.settle().is_err());
+        eventually("it is tried again by itself", || db.settle().is_ok() && db.health().is_ok());
+        assert_eq!(db.iter().unwrap().count(), 300);
+        assert!(db.iter().unwrap().all(|entry| *entry.unwrap().1 == *last.to_string().as_bytes()));
+    });
+}
+
+#[test]
+fn a_full_disk_passes() {
+    for room in [10 << 10, 100 << 10, 200 << 10, 300 << 10, 500 << 10] {
+        watched(format!("full disk after {room} bytes"), move || {
+            let bench = Bench::new();
+            let db = bench.open();
+            db.put("first", "1").unwrap();
+            bench.memory.set_capacity(Some(bench.memory.total_bytes() + room));
+            let mut acknowledged = BTreeMap::new();
+            let mut refused = BTreeMap::new();
+            for index in 0..6000_u64 {
+                let key = format!("{index:06}");
+                let durability = if index % 16 == 0 { Durability::Sync } else { Durability::Buffered };
+                match db.put_with(&key, [b'x'; 200], durability) {
+                    Ok(()) => drop(acknowledged.insert(key, ())),
+                    Err(error) => {
+                        assert!(error.is_disk_full(), "{error:?}");
+                        assert!(error.path().is_some_and(|path| path.starts_with(&bench.dir)), "{error}");
+                        refused.insert(key, ());
+                        if refused.len() > 20 {
+                            break;
+                        }
+                    }
+                }
+            }
+            assert!(!refused.is_empty(), "the disk was full");
+            let all_there = |db: &Db| {
+                for key in acknowledged.keys() {
+                    assert_eq!(db.get(key).unwrap().as_deref(), Some(&[b'x'; 200][..]), "{key}");
+                }
+                for key in refused.keys() {
+                    assert!(!db.contains_key(key).unwrap(), "{key} was refused");
+                }
+                assert_eq!(db.iter().unwrap().map(Result::unwrap).filter(|(key, _)| key.len() == 6).count(), acknowledged.len());
+            };
+            all_there(&db);
+            assert!(db.health().poisoned.is_none(), "a full disk passes");
+            // Found again while the disk is still full, it may say so, and loses nothing.
+            let killed = bench.killed();
+            if let Err(error) = killed.options().open(&killed.dir) {
+                assert!(error.is_disk_full(), "{error:?}");
+            }
+            killed.memory.set_capacity(None);
+            let reopened = killed.open();
+            for key in acknowledged.keys() {
+                assert!(reopened.contains_key(key).unwrap(), "{key}");
+            }
+            drop(reopened);
+
+            bench.memory.set_capacity(None);
+            eventually("writes resume", || db.put("resumed", "1").is_ok());
+            eventually("all is well", || db.health().is_ok());
+            db.settle().unwrap();
+            all_there(&db);
+            db.close().unwrap();
+            let db = bench.open();
+            all_there(&db);
+        });
+    }
+}
+
+#[test]
+fn short_reads_and_writes_are_gone_on_with() {
+    watched("short reads and writes", || {
+        let bench = Bench::new();
+        bench.faults.add(FaultRule::on(Operation::Write).path(".log").kind(FaultKind::ShortWrite).times(500));
+        bench.faults.add(FaultRule::on(Operation::Write).path("MANIFEST").kind(FaultKind::ShortWrite).times(500));
+        bench.faults.add(FaultRule::on(Operation::Write).path(".sst").kind(FaultKind::ShortWrite).times(500));
+        bench.faults.add(FaultRule::on(Operation::Read).kind(FaultKind::ShortRead).times(2000));
+        for round in 0..3_u64 {
+            let db = bench.open();
+            let mut batch = WriteBatch::new();
+            for index in 0..400_u64 {
+                db.put(format!("{index:04}"), format!("{round}").repeat(100)).unwrap();
+                batch.put(&db, format!("batch {index}"), format!("{round}"));
+            }
+            db.write(batch).unwrap();
+            if round == 1 {
+                db.settle().unwrap();
+            }
+            assert!(db.health().is_ok(), "{:?}", db.health());
+        }
+        let db = bench.open();
+        assert_eq!(db.iter().unwrap().count(), 800);
+        for index in 0..400_u64 {
+            assert_eq!(db.get(format!("{index:04}")).unwrap().as_deref(), Some("2".repeat(100).as_bytes()));
+        }
+        assert!(bench.faults.injected() > 500);
+    });
+}
+
+#[test]
+fn a_failed_log_write_fails_only_that_write() {
+    let kinds = [
+        FaultKind::Os(5),
+        FaultKind::Error(ErrorKind::StorageFull),
+        FaultKind::ErrorAfterEffect(ErrorKind::Other),
+    ];
+    for kind in kinds {
+        for durability in [Durability::Sync, Durability::Buffered] {
+            watched(format!("failed log write, {kind:?}"), move || {
+                let bench = Bench::new();
+                let db = bench.open();
+                db.put("before", "1").unwrap();
+                bench.faults.add(FaultRule::on(Operation::Write).path(".log").kind(kind).once());
+                let mut batch = WriteBatch::new();
+                for index in 0..20 {
+                    batch.put(&db, format!("failed {index:02}"), "x".repeat(100));
+                }
+                let error = db.write_with(batch, durability).unwrap_err();
+                assert!(error.path().unwrap().to_string_lossy().ends_with(".log"), "{error}");
+                assert!(db.health().poisoned.is_none());
+                assert_eq!(db.prefix("failed").unwrap().count(), 0, "nothing of it has happened");
+                // Shorter than what failed, so that its end is left behind.
+                db.put_with("after", "2", durability).unwrap();
+                db.sync().unwrap();
+                let refused: Vec<String> = (0..20).map(|index| format!("failed {index:02}")).collect();
+                let refused: Vec<&str> = refused.iter().map(|key| &**key).collect();
+                assert_survives(&bench, &[("before", "1"), ("after", "2")], &refused);
+                drop(db);
+                let db = bench.open();
+                assert_eq!(db.iter().unwrap().count(), 2);
+            });
+        }
+    }
+}
+
+#[test]
+fn closing_under_faults_says_so_and_loses_nothing() {
+    let rules = [
+        ("log sync", FaultRule::on(Operation::Sync).path(".log")),
+        ("manifest sync", FaultRule::on(Operation::Sync).path("MANIFEST")),
+        ("manifest write", FaultRule::on(Operation::Write).path("MANIFEST")),
+        ("table create", FaultRule::on(Operation::Create).path(".sst")),
+        ("table write", FaultRule::on(Operation::Write).path(".sst")),
+        ("table sync", FaultRule::on(Operation::Sync).path(".sst")),
+        ("table rename", FaultRule::on(Operation::Rename).path(".sst")),
+        ("directory sync", FaultRule::on(Operation::SyncDirectory)),
+        ("full disk", FaultRule::on(Operation::Write).error(ErrorKind::StorageFull)),
+        ("everything", FaultRule::on(Operation::Write)),
+    ];
+    for (what, rule) in rules {
+        watched(format!("close: {what}"), move || {
+            let bench = Bench::new();
+            let db = bench.open();
+            db.put("synced", "1").unwrap();
+            db.put_with("buffered", "2", Durability::Buffered).unwrap();
+            bench.faults.add(rule);
+            db.close().unwrap_err();
+            assert!(matches!(db.get("synced"), Err(Error::Closed)));
+            assert!(bench.faults.injected() > 0, "{what}");
+            bench.faults.clear();
+            assert_survives(&bench, &[("synced", "1")], &[]);
+            let db = bench.open();
+            assert_eq!(db.get("synced").unwrap().as_deref(), Some(&b"1"[..]), "{what}");
+            assert_eq!(db.get("buffered").unwrap().as_deref(), Some(&b"2"[..]), "{what}: the process did not die");
+        });
+    }
+}
+
+/// Stops every mutation of a file system until it is opened.
+#[derive(Default)]
+struct Gate {
+    closed: Mutex<bool>,
+    opened: Condvar,
+    waiting: AtomicU64,
+}
+
+impl Gate {
+    fn on(memory: &MemoryFileSystem) -> Arc<Gate> {
+        let gate = Arc::new(Gate::default());
+        let hooked = gate.clone();
+        memory.set_hook(Some(Arc::new(move |_| hooked.pass())));
+        gate
+    }
+
+    fn pass(&self) {
+        let mut closed = self.closed.lock().unwrap();
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        while *closed {
+            closed = self.opened.wait(closed).unwrap();
+        }
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn set(&self, close: bool) {
+        *self.closed.lock().unwrap() = close;
+        self.opened.notify_all();
+    }
+
+    /// Fills a database until its flush stands at the gate.
+    fn hold_up(&self, db: &Db) {
+        for index in 0..40 {
+            db.put_with(format!("{index:04}"), [b'x'; 1000], Durability::Buffered).unwrap();
+        }
+        db.sync().unwrap();
+        self.set(true);
+        let flusher = db.clone();
+        std::thread::spawn(move || flusher.flush());
+        eventually("the flush stands at the gate", || self.waiting.load(Ordering::SeqCst) > 0);
+    }
+}
+
+#[test]
+fn dropping_never_waits_and_reopening_works_at_once() {
+    watched("drop", || {
+        let bench = Bench::new();
+        let gate = Gate::on(&bench.memory);
+        let db = bench.open();
+        gate.hold_up(&db);
+        // All files stand still; if this waited for any, it would never return.
+        drop(db);
+        let opener = {
+            let bench = bench.clone();
+            std::thread::spawn(move || bench.open())
+        };
+        std::thread::sleep(Duration::from_millis(50));
+        gate.set(false);
+        let db = opener.join().unwrap();
+        assert_eq!(db.iter().unwrap().count(), 40);
+        for round in 0..20 {
+            db.put_with(format!("round {round}"), "x", Durability::Buffered).unwrap();
+        }
+        drop(db);
+        for round in 0..20 {
+            let db = bench.open();
+            assert!(db.contains_key(format!("round {round}")).unwrap());
+            db.put_with(format!("more {round}"), "x", Durability::Buffered).unwrap();
+        }
+        assert_eq!(bench.open().iter().unwrap().count(), 80);
+    });
+}
+
+#[test]
+fn dropping_is_safe_inside_a_runtime() {
+    watched("drop in a runtime", || {
+        let bench = Bench::new();
+        let gate = Gate::on(&bench.memory);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (snapshot, iter) = runtime.block_on(async {
+            let db = bench.open();
+            gate.hold_up(&db);
+            let (snapshot, iter) = (db.snapshot().unwrap(), db.iter().unwrap());
+            let task = tokio::spawn(async move { drop(db) });
+            task.await.unwrap();
+            (snapshot, iter)
+        });
+        drop(snapshot);
+        gate.set(false);
+        let db = bench.open();
+        assert_eq!(db.iter().unwrap().count(), 40);
+        assert_eq!(iter.count(), 40, "iterators outlive the database");
+    });
+}
+
+// The sweep.
+
+/// What was done to a key, oldest first.
+#[derive(Default)]
+struct History {
+    /// Value, and whether it was acknowledged.
+    writes: Vec<(Option<String>, bool)>,
+    /// How many of the writes are certainly durable.
+    durable: usize,
+}
+
+impl History {
+    /// What may be found: from the last acknowledged of the first `floor` writes on.
+    fn allowed(&self, floor: usize) -> Vec<Option<&str>> {
+        let last = self.writes[..floor].iter().rposition(|(_, acknowledged)| *acknowledged);
+        let mut allowed: Vec<_> = self.writes[last.unwrap_or(0)..].iter().map(|(value, _)| value.as_deref()).collect();
+        if last.is_none() {
+            allowed.push(None);
+        }
+        allowed
+    }
+}
+
+#[derive(Default)]
+struct Model(BTreeMap<(String, String), History>);
+
+impl Model {
+    fn wrote(&mut self, keyspace: &str, key: &str, value: Option<String>, acknowledged: bool) {
+        let history = self.0.entry((keyspace.to_owned(), key.to_owned())).or_default();
+        history.writes.push((value, acknowledged));
+    }
+
+    /// Everything so far is durable, if it was acknowledged.
+    fn synced(&mut self) {
+        self.0.values_mut().for_each(|history| history.durable = history.writes.len());
+    }
+
+    /// Checks a database. After a crash of the machine only what was synced counts.
+    fn check(&self, db: &Db, crashed: bool, what: &str) {
+        let names = db.keyspace_names().unwrap();
+        for ((keyspace, key), history) in &self.0 {
+            let found = if names.contains(keyspace) {
+                let keyspace = db.keyspace(keyspace).unwrap();
+                keyspace.get(key).unwrap_or_else(|error| panic!("{what}: {key}: {error}"))
+            } else {
+                None
+            };
+            let found = found.map(|value| String::from_utf8(value.to_vec()).unwrap());
+            let floor = if crashed { history.durable } else { history.writes.len() };
+            let allowed = history.allowed(floor);
+            assert!(
+                allowed.contains(&found.as_deref()),
+                "{what}: {keyspace}/{key} is {found:?}, and may be {allowed:?}; its history: {:?}",
+                history.writes
+            );
+        }
+        // A batch is whole or not there.
+        if names.contains(&"other".to_owned()) {
+            let other = db.keyspace("other").unwrap();
+            let (left, right) = (db.get("pair").unwrap(), other.get("pair").unwrap());
+            assert_eq!(left.as_deref(), right.as_deref(), "{what}: half a batch");
+        }
+        // Scans agree with gets.
+        for name in names {
+            let keyspace = db.keyspace(&name).unwrap();
+            for entry in keyspace.iter().unwrap() {
+                let (key, value) = entry.unwrap_or_else(|error| panic!("{what}: {error}"));
+                assert_eq!(keyspace.get(&key).unwrap().as_deref(), Some(&*value), "{what}");
+            }
+        }
+    }
+}
+
+/// A bit of everything. Goes on after errors, as a stubborn user might.
+fn workload(bench: &Bench, model: &mut Model) -> Option<Db> {
+    let mut db = None;
+    for round in 0..2 {
+        drop(db.take());
+        // Opening may fail now and then.
+        let opened = bench.options().open(&bench.dir).or_else(|_| bench.options().open(&bench.dir)).ok()?;
+        run_round(&opened, model, round);
+        db = Some(opened);
+    }
+    db
+}
+
+fn run_round(db: &Db, model: &mut Model, round: u64) {
+    let mut put = |model: &mut Model, keyspace: &Keyspace, key: &str, value: String, durability: Durability| {
+        let outcome = keyspace.put_with(key, &value, durability);
+        model.wrote(keyspace.name(), key, Some(value), outcome.is_ok());
+        if outcome.is_ok() && durability == Durability::Sync {
+            model.synced();
+        }
+    };
+    let pair = |model: &mut Model, other: &Keyspace, value: &str| {
+        let mut batch = WriteBatch::new();
+        batch.put(db, "pair", value);
+        batch.put(other, "pair", value);
+        let outcome = db.write_with(batch, Durability::Buffered);
+        model.wrote("default", "pair", Some(value.to_owned()), outcome.is_ok());
+        model.wrote("other", "pair", Some(value.to_owned()), outcome.is_ok());
+    };
+    put(model, db, "a", format!("a{round}"), Durability::Sync);
+    put(model, db, "b", format!("b{round}"), Durability::Buffered);
+    let other = db.keyspace("other");
+    if let Ok(other) = &other {
+        put(model, other, "a", format!("other a{round}"), Durability::Buffered);
+        pair(model, other, &format!("pair{round}"));
+    }
+    if db.flush().is_ok() {
+        model.synced();
+    }
+    for index in 0..3 {
+        put(model, db, &format!("long {index}"), format!("{round}{index}").repeat(8000), Durability::Buffered);
+    }
+    if db.sync().is_ok() {
+        model.synced();
+    }
+    let outcome = db.delete_with("a", Durability::Buffered);
+    model.wrote("default", "a", None, outcome.is_ok());
+    put(model, db, "b", format!("b{round} again"), Durability::Sync);
+    if db.settle().is_ok() {
+        model.synced();
+    }
+    if let Ok(other) = &other {
+        pair(model, other, &format!("pair{round} again"));
+        if round == 1 {
+            let outcome = other.clear();
+            for key in ["a", "pair"] {
+                model.wrote("other", key, None, outcome.is_ok());
+            }
+            if outcome.is_ok() {
+                model.synced();
+            }
+            // Whole again.
+            pair(model, other, "pair at last");
+        }
+    }
+    put(model, db, "last", format!("{round}"), Durability::Sync);
+}
+
+/// One run of the workload with one fault. Says whether the fault was met.
+fn run_with(rule: Option<FaultRule>, what: &str) -> (bool, FaultFileSystem) {
+    let bench = Bench::new();
+    let is_clean = rule.is_none();
+    if let Some(rule) = rule {
+        bench.faults.add(rule);
+    }
+    let mut model = Model::default();
+    let db = workload(&bench, &mut model);
+    if let Some(db) = &db {
+        let cleared_in_doubt = !is_clean;
+        if is_clean || cleared_in_doubt {
+            model.check(db, false, &format!("{what}, alive"));
+        }
+    }
+    assert!(!is_clean || db.is_some());
+    let survivors = [
+        ("killed", bench.killed(), false),
+        ("crashed, all kept", bench.crashed(CrashPolicy::KeepAll), false),
+        ("crashed, unsynced dropped", bench.crashed(CrashPolicy::DropUnsynced), true),
+        ("crashed, torn", bench.crashed(CrashPolicy::Torn { seed: 5 }), true),
+    ];
+    let check = |bench: &Bench, way: &str, crashed: bool| {
+        let what = format!("{what}, {way}");
+        let db = bench.options().open(&bench.dir).unwrap_or_else(|error| panic!("{what}: cannot open: {error}"));
+        model.check(&db, crashed, &what);
+        db.put("and on", "it goes").unwrap();
+        db.settle().unwrap_or_else(|error| panic!("{what}: {error}"));
+        model.check(&db, crashed, &what);
+        assert!(db.health().is_ok(), "{what}: {:?}", db.health());
+    };
+    for (way, survivor, crashed) in &survivors {
+        check(survivor, way, *crashed);
+    }
+    if let Some(db) = db {
+        let closed = db.close();
+        assert!(!is_clean || closed.is_ok(), "{closed:?}");
+    }
+    let injected = bench.faults.injected() > 0;
+    bench.faults.clear();
+    check(&bench, "closed and opened again", false);
+    (injected, bench.faults)
+}
+
+fn sweep(operations: &[Operation], kinds: &[FaultKind]) {
+    let operations = operations.to_vec();
+    let kinds = kinds.to_vec();
+    let counts = watched("a clean run", || run_with(None, "clean").1);
+    for operation in operations {
+        // How often the clean run called it varies a little with the background.
+        let count = counts.calls(operation);
+        assert!(count > 0, "{operation} is never called");
+        for &kind in &kinds {
+            for forever in [false, true] {
+                for index in 0..count {
+                    let what = format!("{operation} {index} of {count} fails with {kind:?}, {}", if forever { "forever" } else { "once" });
+                    let mut rule = FaultRule::on(operation).skip(index).kind(kind);
+                    if !forever {
+                        rule = rule.once();
+                    }
+                    let what = &*what.leak();
+                    let (met, _) = watched(what, move || run_with(Some(rule), what));
+                    if !met {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+const EIO: FaultKind = FaultKind::Os(5);
+const FULL: FaultKind = FaultKind::Error(ErrorKind::StorageFull);
+
+#[test]
+fn sweep_of_writes() {
+    sweep(&[Operation::Write], &[EIO, FULL, FaultKind::ShortWrite, FaultKind::ErrorAfterEffect(ErrorKind::Other)]);
+}
+
+#[test]
+fn sweep_of_syncs() {
+    sweep(&[Operation::Sync], &[EIO, FULL, FaultKind::ErrorAfterEffect(ErrorKind::Other)]);
+}
+
+#[test]
+fn sweep_of_names() {
+    let operations = [Operation::Create, Operation::Rename, Operation::Remove, Operation::SyncDirectory];
+    sweep(&operations, &[EIO, FULL, FaultKind::ErrorAfterEffect(ErrorKind::Other)]);
+}

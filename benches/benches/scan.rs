@@ -28,7 +28,7 @@ fn scan(criterion: &mut Criterion) {
     measure(&mut group, "short_iterator", |bencher| {
         bencher.iter(|| {
             let start = starts.next().expect("a cycle has no end");
-            drain(db.range(start..).expect("the database is open").take(SHORT))
+            drain(db.range(*start..).expect("the database is open").take(SHORT))
         });
     });
 

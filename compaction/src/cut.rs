@@ -5,13 +5,15 @@
 //! next level that this job would be too large. Never between the versions of one key: the writer asks at
 //! new keys only.
 
+use crate::SizedKeyRange;
+
 /// A table may overlap this many full tables of the next level.
 const OVERLAPPED_TABLES_MAX: u64 = 10;
 
 /// Follows the keys of the output through the tables of the next level.
 pub(crate) struct Cutter<'a> {
     table_bytes: u64,
-    next_level: &'a [(Box<[u8]>, Box<[u8]>, u64)],
+    next_level: &'a [SizedKeyRange],
     /// The first table of the next level that does not end below the last key.
     place: usize,
     /// The bytes of those that the current output table has reached beyond.
@@ -20,7 +22,7 @@ pub(crate) struct Cutter<'a> {
 
 impl<'a> Cutter<'a> {
     /// With the tables of the next level by key: smallest, largest, bytes.
-    pub(crate) fn new(table_bytes: u64, next_level: &'a [(Box<[u8]>, Box<[u8]>, u64)]) -> Self {
+    pub(crate) fn new(table_bytes: u64, next_level: &'a [SizedKeyRange]) -> Self {
         debug_assert!(next_level.is_sorted_by(|a, b| a.1 < b.0));
         Cutter { table_bytes, next_level, place: 0, passed_bytes: 0 }
     }
@@ -57,18 +59,13 @@ impl<'a> Cutter<'a> {
 mod tests {
     use super::*;
 
-    fn level(tables: &[(&str, &str, u64)]) -> Vec<(Box<[u8]>, Box<[u8]>, u64)> {
+    fn level(tables: &[(&str, &str, u64)]) -> Vec<SizedKeyRange> {
         let boxed = |key: &str| key.as_bytes().into();
         tables.iter().map(|&(smallest, largest, bytes)| (boxed(smallest), boxed(largest), bytes)).collect()
     }
 
     /// The keys before which tables are cut, when each entry takes so many bytes.
-    fn cuts(
-        keys: &str,
-        entry_bytes: u64,
-        table_bytes: u64,
-        next_level: &[(Box<[u8]>, Box<[u8]>, u64)],
-    ) -> String {
+    fn cuts(keys: &str, entry_bytes: u64, table_bytes: u64, next_level: &[SizedKeyRange]) -> String {
         let mut cutter = Cutter::new(table_bytes, next_level);
         let mut len = None;
         let mut cuts = String::new();

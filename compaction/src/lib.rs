@@ -35,6 +35,7 @@ pub use pick::{Choice, Reason, is_settled, pick};
 pub use range::pick_range;
 pub use run::{Outcome, Output, Rules, write_tables};
 pub use shape::{Candidate, Shape};
+pub use span::{KeyRange, SizedKeyRange};
 pub use targets::{Policy, Targets, debt_bytes, targets};
 
 /// The number of levels: 0, where flushes arrive, to 6, the bottom.

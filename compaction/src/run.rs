@@ -12,7 +12,7 @@ use terrace_sstable::{
 
 use crate::cut::Cutter;
 use crate::retention::{Retention, Verdict};
-use crate::span::Span;
+use crate::span::{KeyRange, SizedKeyRange, Span};
 
 /// How many entries go by between two looks at whether the job was cancelled.
 const ENTRIES_PER_CANCEL_CHECK: u64 = 64;
@@ -50,9 +50,9 @@ pub struct Rules<'a> {
     pub snapshots: &'a [u64],
     /// The smallest and the largest key of every table below the output level, in any order. Not looked at for level
     /// 0: a flush drops no tombstones, since older memtables may still be on their way.
-    pub deeper: &'a [(Box<[u8]>, Box<[u8]>)],
+    pub deeper: &'a [KeyRange],
     /// The tables of the level below the output level, by key: smallest key, largest key, bytes.
-    pub next_level: &'a [(Box<[u8]>, Box<[u8]>, u64)],
+    pub next_level: &'a [SizedKeyRange],
     /// Sequence numbers up to this may be stored as 0 where nothing deeper can hold the key: the smaller of the oldest
     /// snapshot and what new readers see.
     pub elide_below: u64,

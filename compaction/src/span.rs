@@ -4,6 +4,12 @@ use std::ops::Bound;
 
 use terrace_sstable::TableMeta;
 
+/// The smallest and the largest key of a table.
+pub type KeyRange = (Box<[u8]>, Box<[u8]>);
+
+/// The smallest and the largest key of a table, and the bytes of its file.
+pub type SizedKeyRange = (Box<[u8]>, Box<[u8]>, u64);
+
 /// The keys from `smallest` to `largest`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span<'a> {

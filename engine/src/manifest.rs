@@ -25,7 +25,8 @@ const REWRITE_BYTES_MIN: u64 = 256 << 10;
 pub(crate) struct Manifest {
     fs: Arc<dyn FileSystem>,
     dir: PathBuf,
-    log: GrowingLog,
+    /// `None` until the first commit after an open: until then nothing is written.
+    log: Option<GrowingLog>,
     generation: u32,
     /// Length right after the last rewrite.
     snapshot_bytes: u64,
@@ -44,14 +45,15 @@ impl Manifest {
         generation: u32,
         poison: Arc<Poison>,
     ) -> Result<Manifest> {
-        let log = write_generation(&*fs, dir, &catalog, generation)?;
+        let end = write_temporary(&*fs, dir, &catalog, generation)?;
+        let log = put_in_place(&*fs, dir, &catalog, generation, end)?;
         let dir = dir.to_owned();
         fs.sync_dir(&dir)?;
         let snapshot_bytes = log.len();
         Ok(Manifest {
             fs,
             dir,
-            log,
+            log: Some(log),
             generation,
             snapshot_bytes,
             catalog,
@@ -61,8 +63,8 @@ impl Manifest {
         })
     }
 
-    /// Reads the manifest of a database and makes it ready for more commits. `None` if there is no such file.
-    /// Writes nothing, unless the last commit was torn by a crash: what is left of it is erased then.
+    /// Reads the manifest of a database. `None` if there is no such file. Writes nothing: what a torn commit may have
+    /// left behind the end is erased by the first commit, once everything else was found to be sound.
     pub fn open(fs: Arc<dyn FileSystem>, dir: &Path, poison: Arc<Poison>) -> Result<Option<Manifest>> {
         let path = dir.join(MANIFEST);
         let mut reader = match SegmentReader::open(&*fs, &path) {
@@ -88,13 +90,12 @@ impl Manifest {
         reader.require_end()?;
         drop(reader);
         let snapshot_bytes = u64::from(end.offset);
-        let log = GrowingLog::open_for_append(&*fs, &path, log_id, generation, snapshot_bytes)?;
         let dir = dir.to_owned();
         let (bytes_written, closed) = (0, false);
         Ok(Some(Manifest {
             fs,
             dir,
-            log,
+            log: None,
             generation,
             snapshot_bytes,
             catalog,
@@ -127,57 +128,78 @@ impl Manifest {
         if self.closed {
             return Err(Error::Closed);
         }
-        if self.log.len() > REWRITE_BYTES_MIN.max(4 * self.snapshot_bytes) {
+        let len = self.log.as_ref().map_or(self.snapshot_bytes, GrowingLog::len);
+        if len > REWRITE_BYTES_MIN.max(4 * self.snapshot_bytes) {
             self.rewrite()?;
         }
         let payload = encode(&edit);
-        if let Err(error) = self.log.append(RecordKind::VersionEdit, &payload) {
+        if let Err(error) = self.append(&payload) {
             if !error.is_disk_full() {
                 self.poison.set(error.clone());
             }
             return Err(error);
         }
-        if let Err(error) = self.log.sync() {
+        if let Some(Err(error)) = self.log.as_ref().map(GrowingLog::sync) {
             let cause = self.poison.set(error);
             return Err(Error::OutcomeUnknown { cause });
         }
         self.bytes_written += payload.len() as u64 + 32;
+        let had_log = !self.catalog.segments.is_empty();
         for change in edit {
             self.catalog.apply(change).expect("an edit made from the catalog does not contradict it");
+        }
+        if had_log && self.catalog.segments.is_empty() {
+            // A log that holds records shows if the manifest has lost its end. Without one, a single record does: it
+            // is whole or it is not. This edit is durable whatever comes of that, and a failure poisons.
+            let _ = self.rewrite();
         }
         Ok(())
     }
 
+    fn append(&mut self, payload: &[u8]) -> Result<()> {
+        let log = match &mut self.log {
+            Some(log) => log,
+            none => {
+                let (path, id) = (self.dir.join(MANIFEST), self.catalog.database_id);
+                let end = self.snapshot_bytes;
+                none.insert(GrowingLog::open_for_append(&*self.fs, &path, id, self.generation, end)?)
+            }
+        };
+        log.append(RecordKind::VersionEdit, payload)
+    }
+
     fn rewrite(&mut self) -> Result<()> {
-        let log = match write_generation(&*self.fs, &self.dir, &self.catalog, self.generation + 1) {
-            Ok(log) => log,
+        let generation = self.generation + 1;
+        let end = match write_temporary(&*self.fs, &self.dir, &self.catalog, generation) {
+            Ok(end) => end,
             Err(error) => {
                 // The old file is still the manifest and still good: a rewrite can wait.
                 tracing::warn!(%error, "the manifest could not be rewritten");
                 return Ok(());
             }
         };
-        self.generation += 1;
-        self.snapshot_bytes = log.len();
-        self.bytes_written += log.len();
-        self.log = log;
-        // Both files say the same until the next commit, which must not go to one whose name could be lost.
-        if let Err(error) = self.fs.sync_dir(&self.dir) {
-            let cause = self.poison.set(error);
-            return Err(Error::Poisoned { cause });
+        // Both files say the same until the next commit, which must not go to one whose name is or could be lost.
+        let replaced = put_in_place(&*self.fs, &self.dir, &self.catalog, generation, end)
+            .and_then(|log| self.fs.sync_dir(&self.dir).map(|()| log));
+        match replaced {
+            Ok(log) => {
+                self.generation = generation;
+                self.snapshot_bytes = end;
+                self.bytes_written += end;
+                self.log = Some(log);
+                Ok(())
+            }
+            Err(error) => {
+                let cause = self.poison.set(error);
+                Err(Error::Poisoned { cause })
+            }
         }
-        Ok(())
     }
 }
 
-/// Writes a catalog as a new manifest and renames it into place. The caller syncs the directory.
-fn write_generation(
-    fs: &dyn FileSystem,
-    dir: &Path,
-    catalog: &Catalog,
-    generation: u32,
-) -> Result<GrowingLog> {
-    let (temporary, path) = (dir.join(MANIFEST_TEMPORARY), dir.join(MANIFEST));
+/// Writes a catalog as a new manifest, durably, but not yet under its name. Says where its records end.
+fn write_temporary(fs: &dyn FileSystem, dir: &Path, catalog: &Catalog, generation: u32) -> Result<u64> {
+    let temporary = dir.join(MANIFEST_TEMPORARY);
     match fs.remove_file(&temporary) {
         Err(error) if !error.is_not_found() => return Err(error),
         _ => {}
@@ -185,16 +207,26 @@ fn write_generation(
     let written = GrowingLog::create(fs, &temporary, catalog.database_id, generation).and_then(|mut log| {
         log.append(RecordKind::VersionEdit, &encode(&catalog.snapshot()))?;
         log.sync()?;
-        let end = log.len();
-        drop(log);
-        fs.rename(&temporary, &path)?;
-        GrowingLog::open_for_append(fs, &path, catalog.database_id, generation, end)
+        Ok(log.len())
     });
     if written.is_err() {
         // Best effort: it is removed before the next attempt anyway.
         let _ = fs.remove_file(&temporary);
     }
     written
+}
+
+/// Renames a new manifest into place. The caller syncs the directory. After an error either one may be there.
+fn put_in_place(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    catalog: &Catalog,
+    generation: u32,
+    end: u64,
+) -> Result<GrowingLog> {
+    let path = dir.join(MANIFEST);
+    fs.rename(&dir.join(MANIFEST_TEMPORARY), &path)?;
+    GrowingLog::open_for_append(fs, &path, catalog.database_id, generation, end)
 }
 
 fn apply(catalog: &mut Catalog, payload: &[u8], path: &Path, offset: u64) -> Result<()> {

@@ -177,7 +177,9 @@ fn build_core(
         (id, Arc::new(inner))
     };
     let keyspaces: Keyspaces = catalog.keyspaces.iter().map(open_keyspace).collect();
-    let on_disk = names.iter().filter_map(|name| parse_table_file_name(name)).max().unwrap_or(0);
+    // Leftovers, also half-written ones, are only removed once recovery has succeeded: it must not meet them.
+    let number = |name: &String| parse_table_file_name(name.strip_suffix(".tmp").unwrap_or(name));
+    let on_disk = names.iter().filter_map(number).max().unwrap_or(0);
     let next_table = catalog.next_table.max(on_disk.saturating_add(1));
     let (database_id, last_sequence) = (catalog.database_id, catalog.last_sequence);
     let max_value_bytes = options.max_value_bytes.unwrap_or(0).max(catalog.max_value_bytes);
@@ -226,16 +228,12 @@ fn replay(core: &Core, names: &[String]) -> Result<()> {
         catalog.segments.iter().map(|(&number, &length)| (number, length)).collect();
     let mut reader = LogReader::new(&*core.fs, &core.dir, catalog.database_id, &segments, catalog.log_synced);
     let mut replay = Replay { core, catalog: &catalog, last_sequence: None, tables: BTreeMap::new() };
-    let mut end = reader.last_good_end();
-    while let Some(record) = reader.next()? {
-        if !replay.accept(&record)? {
-            break;
-        }
-        end = record.end;
+    let outcome = replay.run(&mut reader);
+    if outcome.is_err() && core.poison.cause().is_none() {
+        // Refused, so nothing may have changed.
+        replay.tables.values().for_each(|tables| core.remove_files(tables));
     }
-    // Either this is the end, or something behind it proves that acknowledged bytes were lost.
-    reader.require_not_synced_beyond(end)?;
-    replay.finish(end)
+    outcome
 }
 
 struct Replay<'a> {
@@ -248,6 +246,19 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
+    fn run(&mut self, reader: &mut LogReader<'_>) -> Result<()> {
+        let mut end = reader.last_good_end();
+        while let Some(record) = reader.next()? {
+            if !self.accept(&record)? {
+                break;
+            }
+            end = record.end;
+        }
+        // Either this is the end, or something behind it proves that acknowledged bytes were lost.
+        reader.require_not_synced_beyond(end)?;
+        self.finish(end)
+    }
+
     /// Takes a record in. Says no if it does not continue the history: a record before it is lost.
     fn accept(&mut self, record: &Record) -> Result<bool> {
         let damaged = |what: &str| {
@@ -308,7 +319,7 @@ impl Replay<'_> {
     }
 
     /// Records the outcome, durably, and shows it.
-    fn finish(mut self, end: Position) -> Result<()> {
+    fn finish(&mut self, end: Position) -> Result<()> {
         let core = self.core;
         let keyspaces = core.keyspaces.load_full();
         keyspaces.values().try_for_each(|keyspace| self.write_tables(keyspace))?;
@@ -327,7 +338,7 @@ impl Replay<'_> {
         edit.push(Change::SegmentsRetired { below: self.catalog.last_segment + 1 });
         core.manifest.lock().commit(edit)?;
 
-        for (id, metas) in self.tables {
+        for (id, metas) in std::mem::take(&mut self.tables) {
             let added = metas.into_iter().map(|meta| (0, Table::new(core.tables.clone(), meta))).collect();
             keyspaces[&id].replace(|state| (State::new(state.version.with(&[], added)), ()));
         }
@@ -360,7 +371,8 @@ fn remove_leftovers(core: &Core, names: &[String]) {
     let catalog = core.manifest.lock().catalog().clone();
     for name in names {
         let leftover = if let Some(number) = parse_table_file_name(name) {
-            !catalog.holds_table(number)
+            // While tables are missing, those that nobody knows may be what is left of their contents.
+            !catalog.holds_table(number) && core.missing_tables.is_empty()
         } else if let Some(number) = parse_segment_file_name(name) {
             !catalog.segments.contains_key(&number)
         } else {

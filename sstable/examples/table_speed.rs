@@ -10,8 +10,8 @@ use std::time::Instant;
 use terrace_io::{FileSystem, OsFileSystem, Result};
 use terrace_sstable::*;
 
-const GETS: usize = 50_000;
-const ROUNDS: usize = 30;
+/// Gets in a round.
+const GETS: usize = 4000;
 
 fn main() -> Result<()> {
     let mib: usize = std::env::args().nth(1).map_or(64, |arg| arg.parse().expect("a number of MiB"));
@@ -38,58 +38,60 @@ fn main() -> Result<()> {
         let meta = writer.finish()?;
         let per_entry = meta.file_len as f64 / meta.entries as f64;
         println!("{compression:?}: {} entries, {} bytes, {per_entry:.2} each", meta.entries, meta.file_len);
-        report("write", keys.len(), start);
+        println!("  {:16} {:9.1} ns", "write", start.elapsed().as_nanos() as f64 / keys.len() as f64);
 
         let cache = (compression == Compression::Snappy).then(|| Arc::new(BlockCache::new(1 << 30)));
         let context = TableContext { cache, ..TableContext::new(fs.clone(), dir.path()) };
         let table = Table::new(Arc::new(context), meta);
-        for (name, mode) in [
-            ("scan, first", ScanMode::Mapping),
-            ("scan, mapping", ScanMode::Mapping),
-            ("scan, auto", ScanMode::Auto),
-            ("scan, stream", ScanMode::Stream { drop_behind: false }),
-        ] {
-            let start = Instant::now();
-            let mut cursor = table.cursor(mode);
-            cursor.seek_to_first()?;
-            report(name, scan(&mut cursor, true)?, start);
+        let stream = ScanMode::Stream { drop_behind: false };
+        let scans = [
+            ("scan, first", 1, ScanMode::Mapping),
+            ("scan, mapping", 10, ScanMode::Mapping),
+            ("scan, auto", 10, ScanMode::Auto),
+            ("scan, stream", 10, stream),
+        ];
+        for (name, rounds, mode) in scans {
+            best_of(name, rounds, || {
+                let mut cursor = table.cursor(mode);
+                cursor.seek_to_first()?;
+                scan(&mut cursor, true)
+            })?;
         }
-        let start = Instant::now();
-        let mut cursor = table.cursor(ScanMode::Mapping);
-        cursor.seek_to_last()?;
-        report("scan, back", scan(&mut cursor, false)?, start);
-        let start = Instant::now();
-        let mut cursor = MergeCursor::new((0..4).map(|_| table.cursor(ScanMode::Mapping)).collect());
-        cursor.seek_to_first()?;
-        report("scan, 4 merged", scan(&mut cursor, true)?, start);
-
-        // The best of many rounds: what the rest of the machine does only ever makes one slower.
-        let mut best = f64::MAX;
-        for round in 0..ROUNDS {
-            let start = Instant::now();
+        best_of("scan, back", 10, || {
+            let mut cursor = table.cursor(ScanMode::Mapping);
+            cursor.seek_to_last()?;
+            scan(&mut cursor, false)
+        })?;
+        best_of("scan, 4 merged", 3, || {
+            let mut cursor = MergeCursor::new((0..4).map(|_| table.cursor(ScanMode::Mapping)).collect());
+            cursor.seek_to_first()?;
+            scan(&mut cursor, true)
+        })?;
+        let mut numbers = 0..u64::MAX;
+        let mut any_key = || key(1 + random(numbers.next().unwrap_or(0)) % keys.len() as u64);
+        best_of("get", 300, || {
             let mut sum = 0_u64;
-            for i in round * GETS..(round + 1) * GETS {
-                let key = &keys[(random(i as u64) % keys.len() as u64) as usize];
-                let found = table.get(key, SEQUENCE_MAX)?.expect("every key is there");
+            for _ in 0..GETS {
+                let found = table.get(&any_key(), SEQUENCE_MAX)?.expect("every key is there");
                 sum += found.value().chunks(64).map(|line| u64::from(line[0])).sum::<u64>();
             }
             black_box(sum);
-            best = best.min(start.elapsed().as_nanos() as f64 / GETS as f64);
-        }
-        println!("  {:16} {best:9.1} ns", "get");
-        let start = Instant::now();
-        let absent = (0..GETS as u64).filter(|i| {
-            let key = key(i + (1 << 40));
-            matches!(table.get(&key, SEQUENCE_MAX), Ok(None))
-        });
-        let absent = absent.count();
-        report("get, absent", absent, start);
-        let start = Instant::now();
+            Ok(GETS)
+        })?;
+        best_of("get, absent", 30, || {
+            for i in 0..GETS as u64 {
+                black_box(table.get(&key(i + (1 << 40)), SEQUENCE_MAX)?);
+            }
+            Ok(GETS)
+        })?;
         let mut cursor = table.cursor(ScanMode::Auto);
-        for i in 0..GETS as u64 {
-            cursor.seek(&keys[(random(i) % keys.len() as u64) as usize], SEQUENCE_MAX)?;
-        }
-        report("seek", GETS, start);
+        best_of("seek", 100, || {
+            for _ in 0..GETS {
+                cursor.seek(&any_key(), SEQUENCE_MAX)?;
+                black_box(cursor.value());
+            }
+            Ok(GETS)
+        })?;
     }
     Ok(())
 }
@@ -106,8 +108,17 @@ fn scan(cursor: &mut impl Cursor, forward: bool) -> Result<usize> {
     Ok(count)
 }
 
-fn report(name: &str, count: usize, start: Instant) {
-    println!("  {name:16} {:9.1} ns", start.elapsed().as_nanos() as f64 / count as f64);
+/// Times something that says how often it did what is timed. The best of many rounds counts: whatever else the
+/// machine does only makes one slower.
+fn best_of(name: &str, rounds: usize, mut round: impl FnMut() -> Result<usize>) -> Result<()> {
+    let mut best = f64::MAX;
+    for _ in 0..rounds {
+        let start = Instant::now();
+        let count = round()?;
+        best = best.min(start.elapsed().as_nanos() as f64 / count as f64);
+    }
+    println!("  {name:16} {best:9.1} ns");
+    Ok(())
 }
 
 /// Numbers that look random and are all different (the finaliser of SplitMix64).

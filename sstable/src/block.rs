@@ -25,9 +25,6 @@ pub(crate) const BLOCK_BYTES_MAX: usize = (HEADER_BYTES + PAYLOAD_BYTES_MAX).nex
 /// No Snappy element gives more bytes than this for each of its own (a copy of 64 bytes takes 3).
 const SNAPPY_EXPANSION_MAX: usize = 22;
 
-/// How many entries a round of a search looks at.
-const PIVOTS_MAX: usize = 7;
-
 /// The checksum of a block at `offset` of the file; `rest` is everything behind the checksum itself.
 #[inline]
 pub(crate) fn checksum(table_id: u64, offset: u64, rest: &[u8]) -> u32 {
@@ -110,6 +107,13 @@ impl BlockHead {
         if u16::from_le_bytes([header[6], header[7]]) != 0 {
             return Err("this block has unknown flags");
         }
+        // The last slot is checked first, and without need of the header, so that the processor fetches both ends of the
+        // block at once: waiting for memory is what a search spends its time on.
+        let last_slot =
+            payload.last_chunk::<SLOT_BYTES>().map_or(0, |slot| usize::from(u16::from_le_bytes(*slot)));
+        if last_slot >= payload.len() {
+            return Err("the last slot of this block points out of it");
+        }
         let count = usize::from(u16::from_le_bytes([header[4], header[5]]));
         let base_sequence = u64::from_le_bytes(*header.last_chunk::<8>().expect("8 of 16 bytes"));
         if count == 0 || SLOT_BYTES * count >= payload.len() {
@@ -189,10 +193,6 @@ impl BlockHead {
     }
 
     /// Finds the first entry at or after `(key, sequence)` in internal order.
-    ///
-    /// What costs time is waiting for memory, entry after entry. So each round looks at several entries that do not
-    /// depend on each other, and the processor fetches them at the same time: two or three rounds instead of five or
-    /// six.
     #[inline]
     pub(crate) fn seek(&self, block: &[u8], key: &[u8], sequence: u64) -> Result<Sought, Wrong> {
         let (mut low, mut high) = (0, self.count);

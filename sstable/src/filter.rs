@@ -70,7 +70,7 @@ impl Filter {
             return Err("the filter has another seed");
         }
         let bloom = Bloom::from_slice(bytes)?;
-        if !(1..=HASHES_MAX).contains(&bloom.number_of_hash_functions()) || bloom.len() == 0 {
+        if !(1..=HASHES_MAX).contains(&bloom.number_of_hash_functions()) {
             return Err("the filter has an impossible number of hash functions");
         }
         Ok(Filter(bloom))

@@ -12,7 +12,7 @@ use clap::{Parser, ValueEnum};
 use hdrhistogram::Histogram;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
-use terrace::{Db, Durability, Metrics, Options};
+use terrace::{Durability, Metrics, Options};
 use terrace_benches::{Faults, Memory, Records, load, scratch_directory, touch};
 
 #[derive(Parser)]
@@ -253,7 +253,7 @@ mod tests {
         let records = Records::new(3_000);
         measure_load(&path, records).unwrap();
         measure_overwrites(&path, records).unwrap();
-        let db: Db = Options::new().open(&path).unwrap();
+        let db = Options::new().open(&path).unwrap();
         assert_eq!(db.iter().unwrap().count(), 3_000);
         let (per_second, per_sync) = synced_puts(8, Duration::from_millis(200)).unwrap();
         assert!(per_second > 0.0 && per_sync >= 1.0, "{per_second} {per_sync}");

@@ -29,8 +29,8 @@ struct Bench {
 /// Rules with nothing in them, to be changed.
 struct OwnRules {
     snapshots: Vec<u64>,
-    deeper: Vec<(Box<[u8]>, Box<[u8]>)>,
-    next_level: Vec<(Box<[u8]>, Box<[u8]>, u64)>,
+    deeper: Vec<KeyRange>,
+    next_level: Vec<SizedKeyRange>,
     elide_below: u64,
     cancelled: Box<dyn Fn() -> bool + Sync>,
 }
@@ -169,7 +169,7 @@ fn key() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(prop::sample::select(vec![0u8, 1, b'a', 255]), 0..4)
 }
 
-fn span() -> impl Strategy<Value = (Box<[u8]>, Box<[u8]>)> {
+fn span() -> impl Strategy<Value = KeyRange> {
     (key(), key()).prop_map(|(a, b)| (a.clone().min(b.clone()).into(), a.max(b).into()))
 }
 
@@ -178,7 +178,7 @@ struct Scenario {
     /// Key, whether it is a put, length of the value, which input it is in.
     writes: Vec<(Vec<u8>, bool, usize, usize)>,
     snapshots: Vec<u64>,
-    deeper: Vec<(Box<[u8]>, Box<[u8]>)>,
+    deeper: Vec<KeyRange>,
     next_level_bytes: Vec<u64>,
     visible: u64,
     table_bytes: u64,

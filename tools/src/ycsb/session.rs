@@ -12,6 +12,9 @@ use super::sequence::Sequence;
 use super::store::TerraceStore;
 use crate::environment::DirectorySize;
 
+/// How long obsolete tables may take to disappear before they are counted as space used.
+const DELETION_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How a database is opened.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -113,12 +116,20 @@ impl Session {
         Ok(PhaseReport { space: Some(self.space()?), ..report })
     }
 
-    /// What the database takes on disk now.
+    /// What the database takes on disk now, once the tables that it needs no more are gone: they are deleted
+    /// behind everyone's back, which takes a moment.
     pub fn space(&self) -> Result<SpaceReport> {
         let path = self.db.path();
-        let size = DirectorySize::of(path)
-            .map_err(|error| Error::io(path, terrace_io::Operation::ReadDirectory, error))?;
-        Ok(SpaceReport::new(size, self.description()))
+        let give_up = Instant::now() + DELETION_PATIENCE;
+        loop {
+            let size = DirectorySize::of(path)
+                .map_err(|error| Error::io(path, terrace_io::Operation::ReadDirectory, error))?;
+            let live: u64 = self.db.metrics().levels.iter().map(|level| level.bytes).sum();
+            if size.table_bytes <= live || Instant::now() >= give_up {
+                return Ok(SpaceReport::new(size, self.description()));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// What the engine did since it was opened.

@@ -255,3 +255,27 @@ fn json_alone_goes_to_standard_output() {
     assert!(phase(&report, "load")["seconds"].as_f64().unwrap() >= 199.0 / 5000.0);
     assert!(place.names("").is_empty());
 }
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    use std::process::{Command, Stdio};
+    let place = Place::new();
+    let mut child = place
+        .command("ycsb")
+        .args(["--records", "1000000000", "--target", "2000"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let has_begun = || place.names("").first().is_some_and(|dir| place.names(dir).len() > 1);
+    while !has_begun() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "ycsb: interrupted\n");
+    assert!(place.names("").is_empty());
+}

@@ -10,7 +10,10 @@ use terrace_sstable::{Kind, TableMeta};
 use crate::cut::Cutter;
 use crate::retention::{Retention, Verdict};
 use crate::span::Span;
-use crate::{Candidate, Choice, LEVELS, Policy, Shape, debt_bytes, is_settled, pick, pick_range};
+use crate::{
+    Candidate, Choice, KeyRange, LEVELS, Policy, Shape, SizedKeyRange, debt_bytes, is_settled, pick,
+    pick_range,
+};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -83,8 +86,8 @@ struct Job {
     choice: Choice,
     snapshots: Vec<u64>,
     elide_below: u64,
-    deeper: Vec<(Box<[u8]>, Box<[u8]>)>,
-    next_level: Vec<(Box<[u8]>, Box<[u8]>, u64)>,
+    deeper: Vec<KeyRange>,
+    next_level: Vec<SizedKeyRange>,
 }
 
 struct Tree {

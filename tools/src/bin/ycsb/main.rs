@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod interrupt;
 
 use std::fs;
 use std::io::{self, Write};
@@ -89,7 +90,11 @@ impl Plan {
         // Removed when it goes out of scope, which is after the database was closed.
         let temporary = match self.dir {
             Some(_) => None,
-            None => Some(temporary_dir()?),
+            None => {
+                let temporary = temporary_dir()?;
+                interrupt::remove_when_interrupted(temporary.path().to_owned())?;
+                Some(temporary)
+            }
         };
         let dir = match (&self.dir, &temporary) {
             (Some(dir), _) => dir.as_path(),
