@@ -1,1 +1,424 @@
-//! To come.
+//! Many threads at once. Goal: what holds for one thread holds for all: own writes are readable, counters never go
+//! back, batches are whole under every view, acknowledged writes are found again. Method: threads that write, read,
+//! take snapshots, iterate, compact, clear, create and drop at the same time, each checking its invariants all along;
+//! small memtables, so that flushes and compactions run all the time. `TERRACE_CASES` makes the runs longer.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use terrace::{Db, Durability, Error, Keyspace, KeyspaceOptions, Options, Snapshot, WriteBatch};
+use terrace_io::{CrashPolicy, FileSystem, MemoryFileSystem};
+
+/// How much longer than usual the tests run.
+fn cases() -> u64 {
+    std::env::var("TERRACE_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1)
+}
+
+fn small() -> Options {
+    Options::new()
+        .memtable_bytes(64 << 10)
+        .segment_bytes_max(64 << 10)
+        .level_base_bytes(128 << 10)
+        .l0_trigger(2)
+        .compaction_threads(2)
+        .keyspace_defaults(KeyspaceOptions::new().table_bytes(64 << 10))
+}
+
+fn number(value: &[u8]) -> u64 {
+    std::str::from_utf8(value).unwrap()[..12].parse().unwrap()
+}
+
+/// A value that says its number and has some weight.
+fn weighty(number: u64) -> String {
+    format!("{number:012}{}", "x".repeat(100))
+}
+
+/// Everything at once.
+struct Stage {
+    db: Db,
+    left: Keyspace,
+    right: Keyspace,
+    scratch: Keyspace,
+    done: AtomicBool,
+    /// What each counting thread has had acknowledged.
+    counted: [AtomicU64; COUNTERS],
+}
+
+const COUNTERS: usize = 3;
+const PAIR_KEYS: u64 = 5;
+
+impl Stage {
+    fn running(&self) -> bool {
+        !self.done.load(Ordering::Relaxed)
+    }
+
+    /// Counts up, and reads each of its writes at once.
+    fn count(&self, thread: usize, rounds: u64) {
+        let key = format!("counter {thread}");
+        for round in 1..=rounds {
+            let durability = if round % 50 == 0 { Durability::Sync } else { Durability::Buffered };
+            self.db.put_with(&key, weighty(round), durability).unwrap();
+            let found = self.db.get(&key).unwrap().expect("an own write is readable");
+            assert_eq!(number(&found), round, "an own write is what is read");
+            self.counted[thread].store(round, Ordering::Release);
+            let ballast = format!("ballast {thread} {:04}", round * 7919 % 1000);
+            match round % 5 {
+                0 => {
+                    self.db.delete_with(&ballast, Durability::Buffered).unwrap();
+                    assert!(!self.db.contains_key(&ballast).unwrap(), "an own delete is seen");
+                }
+                _ => {
+                    self.db.put_with(&ballast, weighty(round), Durability::Buffered).unwrap();
+                    let found = self.db.get_with(&ballast, number).unwrap();
+                    assert_eq!(found, Some(round), "an own write is readable");
+                }
+            }
+        }
+    }
+
+    /// Writes the same number to many keys of two keyspaces, over and over.
+    fn pair(&self) {
+        let mut round = 0;
+        while self.running() {
+            round += 1;
+            let mut batch = WriteBatch::new();
+            for index in 0..PAIR_KEYS {
+                batch.put(&self.left, format!("pair {index}"), weighty(round));
+                batch.put(&self.right, format!("pair {}", PAIR_KEYS - index), weighty(round));
+            }
+            batch.put(&self.scratch, "left", weighty(round));
+            batch.put(&self.scratch, "right", weighty(round));
+            self.db.write_with(batch, Durability::Buffered).unwrap();
+        }
+    }
+
+    /// The one number that all pairs have in a snapshot.
+    fn pair_number(&self, snapshot: &Snapshot) -> Option<u64> {
+        let mut all = Vec::new();
+        for keyspace in [&self.left, &self.right] {
+            for entry in snapshot.iter(keyspace).unwrap() {
+                all.push(number(&entry.unwrap().1));
+            }
+            let reversed = snapshot.iter(keyspace).unwrap().rev().map(|entry| number(&entry.unwrap().1));
+            all.extend(reversed);
+        }
+        let got = snapshot.multi_get(&self.left, ["pair 0", "pair 4"]).unwrap();
+        all.extend(got.iter().flatten().map(|value| number(value)));
+        all.dedup();
+        assert!(all.len() <= 1, "a batch is seen in part: {all:?}");
+        all.first().copied()
+    }
+
+    fn look_at_pairs(&self) {
+        let mut last = None;
+        while self.running() {
+            let snapshot = self.db.snapshot().unwrap();
+            let seen = self.pair_number(&snapshot);
+            assert!(seen >= last, "later snapshots see more: {seen:?} after {last:?}");
+            last = seen;
+            // The scratch keyspace is cleared now and then, but never in the middle of a batch.
+            let scratch = |key: &str| snapshot.get(&self.scratch, key).unwrap().map(|value| number(&value));
+            let (left, right) = (scratch("left"), scratch("right"));
+            assert_eq!(left, right, "half a batch in a cleared keyspace");
+            std::thread::yield_now();
+            assert_eq!(self.pair_number(&snapshot), seen, "a snapshot stands still");
+            assert_eq!(scratch("left"), left, "a snapshot stands still over clears");
+        }
+    }
+
+    fn look_at_counters(&self) {
+        let mut last = [0; COUNTERS];
+        while self.running() {
+            for (thread, last) in last.iter_mut().enumerate() {
+                let acknowledged = self.counted[thread].load(Ordering::Acquire);
+                let found = self.db.get(format!("counter {thread}")).unwrap();
+                let found = found.map_or(0, |value| number(&value));
+                assert!(found >= *last && found >= acknowledged, "counter {thread} went back");
+                *last = found;
+            }
+        }
+    }
+
+    fn iterate(&self) {
+        let mut backward = false;
+        while self.running() {
+            backward = !backward;
+            let mut before: Option<Vec<u8>> = None;
+            let iter = self.db.iter().unwrap();
+            let iter: Box<dyn Iterator<Item = _>> = if backward { Box::new(iter.rev()) } else { Box::new(iter) };
+            let mut counters = 0;
+            for entry in iter {
+                let (key, value) = entry.unwrap();
+                number(&value);
+                if let Some(before) = &before {
+                    assert!(if backward { *key < before[..] } else { *key > before[..] }, "keys are in order");
+                }
+                counters += usize::from(key.starts_with(b"counter"));
+                before = Some(key.to_vec());
+            }
+            assert!(counters <= COUNTERS);
+            // An iterator sees each batch whole.
+            let mut numbers: Vec<u64> = self.left.iter().unwrap().map(|entry| number(&entry.unwrap().1)).collect();
+            numbers.dedup();
+            assert!(numbers.len() <= 1, "an iterator saw half a batch: {numbers:?}");
+        }
+    }
+
+    fn compact(&self) {
+        let mut turn = 0;
+        while self.running() {
+            turn += 1;
+            match turn % 4 {
+                0 => self.db.compact_range::<&str>(..).unwrap(),
+                1 => self.db.flush().unwrap(),
+                2 => self.left.compact_range("a".."z").unwrap(),
+                _ => self.db.sync().unwrap(),
+            }
+            let metrics = self.db.metrics();
+            assert!(metrics.levels.len() == 7 && self.db.health().is_ok());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn clear(&self) {
+        while self.running() {
+            self.scratch.clear().unwrap();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn come_and_go(&self) {
+        let mut round = 0;
+        while self.running() {
+            round += 1;
+            let name = format!("passing {}", round % 3);
+            let passing = self.db.keyspace(&name).unwrap();
+            assert_eq!(passing.iter().unwrap().count(), 0, "a new keyspace is empty");
+            for index in 0..20 {
+                passing.put_with(format!("{index}"), weighty(round), Durability::Buffered).unwrap();
+            }
+            let iter = passing.iter().unwrap();
+            self.db.drop_keyspace(&name).unwrap();
+            assert!(matches!(passing.get("1"), Err(Error::KeyspaceDropped { .. })));
+            assert_eq!(iter.map(Result::unwrap).count(), 20, "an iterator survives the drop");
+        }
+    }
+}
+
+fn everything_at_once(path: &Path, options: &Options, rounds: u64) {
+    let db = options.clone().open(path).unwrap();
+    let keyspace = |name: &str| db.keyspace(name).unwrap();
+    let (left, right, scratch) = (keyspace("left"), keyspace("right"), keyspace("scratch"));
+    let stage = Stage { left, right, scratch, done: AtomicBool::new(false), counted: Default::default(), db };
+    // Threads that fail must not leave the others running.
+    struct Finish<'a>(&'a AtomicBool);
+    impl Drop for Finish<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    std::thread::scope(|scope| {
+        let stage = &stage;
+        let others: [fn(&Stage); 8] = [
+            Stage::pair,
+            Stage::look_at_pairs,
+            Stage::look_at_pairs,
+            Stage::look_at_counters,
+            Stage::iterate,
+            Stage::compact,
+            Stage::clear,
+            Stage::come_and_go,
+        ];
+        for other in others {
+            scope.spawn(move || {
+                let _finish = Finish(&stage.done);
+                other(stage);
+            });
+        }
+        std::thread::scope(|counting| {
+            let _finish = Finish(&stage.done);
+            let counters: Vec<_> =
+                (0..COUNTERS).map(|thread| counting.spawn(move || stage.count(thread, rounds))).collect();
+            for counter in counters {
+                counter.join().unwrap();
+            }
+        });
+    });
+    let Stage { db, left, right, scratch, .. } = stage;
+    let contents = |db: &Db| -> Vec<_> {
+        db.iter().unwrap().map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap()).collect()
+    };
+    let before = contents(&db);
+    for thread in 0..COUNTERS {
+        let found = db.get(format!("counter {thread}")).unwrap().unwrap();
+        assert_eq!(number(&found), rounds);
+    }
+    assert_eq!(db.metrics().snapshots, 0);
+    drop((left, right, scratch, db));
+    let db = options.clone().open(path).unwrap();
+    assert!(contents(&db) == before, "what was acknowledged is found again");
+    db.settle().unwrap();
+    assert!(contents(&db) == before, "and stays the same");
+    db.close().unwrap();
+}
+
+#[test]
+fn everything_at_once_on_disk() {
+    let home = tempfile::tempdir().unwrap();
+    everything_at_once(&home.path().join("db"), &small(), 3000 * cases());
+}
+
+#[test]
+fn everything_at_once_in_memory() {
+    let fs = Arc::new(MemoryFileSystem::new());
+    everything_at_once(Path::new("/everything"), &small().file_system(fs), 3000 * cases());
+}
+
+#[test]
+fn writers_share_syncs() {
+    const THREADS: u64 = 8;
+    const WRITES: u64 = 100;
+    let fs = MemoryFileSystem::new();
+    // Each change of a file takes a moment, as on a device: so writers have to wait for each other.
+    fs.set_hook(Some(Arc::new(|_| std::thread::sleep(Duration::from_micros(100)))));
+    let db = small().file_system(Arc::new(fs.clone())).open("/group").unwrap();
+    let before = db.metrics().log_syncs;
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let db = db.clone();
+            scope.spawn(move || {
+                for index in 0..WRITES {
+                    let durability = if thread % 4 == 3 { Durability::Buffered } else { Durability::Sync };
+                    db.put_with(format!("{thread} {index:04}"), "x", durability).unwrap();
+                }
+            });
+        }
+    });
+    let syncs = db.metrics().log_syncs - before;
+    let synced_writes = THREADS * 3 / 4 * WRITES;
+    assert!(syncs < synced_writes, "{syncs} syncs for {synced_writes} synced writes");
+    assert_eq!(db.iter().unwrap().count() as u64, THREADS * WRITES);
+}
+
+#[test]
+fn a_crash_among_writers_keeps_a_prefix_of_each() {
+    const THREADS: usize = 6;
+    for case in 0..4 * cases() {
+        let fs = MemoryFileSystem::new();
+        let path = format!("/crash-{case}");
+        let db = small().file_system(Arc::new(fs.clone())).open(&path).unwrap();
+        let other = db.keyspace("other").unwrap();
+        let durable: [AtomicU64; THREADS] = Default::default();
+        let done = AtomicBool::new(false);
+        let mut clones = Vec::new();
+        std::thread::scope(|scope| {
+            for (thread, durable) in durable.iter().enumerate() {
+                let (db, other, done) = (db.clone(), other.clone(), &done);
+                scope.spawn(move || {
+                    let mut index = 0_u64;
+                    while !done.load(Ordering::Relaxed) {
+                        index += 1;
+                        // Some threads never sync; those that do, do so mixed.
+                        let is_synced = thread % 3 == 0 || thread % 3 == 1 && index % 7 == 0;
+                        let durability = if is_synced { Durability::Sync } else { Durability::Buffered };
+                        let mut batch = WriteBatch::new();
+                        batch.put(&db, format!("{thread} {index:08}"), weighty(index));
+                        batch.put(&other, format!("{thread} {index:08}"), weighty(index));
+                        db.write_with(batch, durability).unwrap();
+                        if is_synced {
+                            durable.store(index, Ordering::SeqCst);
+                        }
+                    }
+                });
+            }
+            for seed in 0..6 {
+                std::thread::sleep(Duration::from_millis(15));
+                // Read first: what is durable now is in the copy.
+                let floors: Vec<u64> = durable.iter().map(|durable| durable.load(Ordering::SeqCst)).collect();
+                let policy = match seed % 3 {
+                    0 => CrashPolicy::DropUnsynced,
+                    _ => CrashPolicy::Torn { seed: case * 100 + seed },
+                };
+                clones.push((floors, policy, fs.crash_clone(policy)));
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        for (floors, policy, clone) in clones {
+            let db = small().file_system(Arc::new(clone)).open(&path).unwrap();
+            let other = db.keyspace("other").unwrap();
+            for (thread, floor) in floors.into_iter().enumerate() {
+                let keys = |keyspace: &Keyspace| -> Vec<u64> {
+                    let entries = keyspace.prefix(format!("{thread} ")).unwrap();
+                    entries.map(|entry| number(&entry.unwrap().1)).collect()
+                };
+                let found = keys(&db);
+                let len = found.len() as u64;
+                assert!(found.iter().copied().eq(1..=len), "{policy:?}: thread {thread}: a hole in the history");
+                assert!(len >= floor, "{policy:?}: thread {thread} has lost synced writes: {len} of {floor}");
+                assert_eq!(keys(&other), found, "{policy:?}: half a batch");
+            }
+        }
+    }
+}
+
+#[test]
+fn closing_among_writers_loses_nothing_acknowledged() {
+    for case in 0..5 * cases() {
+        let fs = Arc::new(MemoryFileSystem::new());
+        let options = small().file_system(fs.clone());
+        let path = format!("/closing-{case}");
+        let db = options.clone().open(&path).unwrap();
+        let acknowledged: Vec<u64> = std::thread::scope(|scope| {
+            let write = |thread: u64| {
+                let db = db.clone();
+                move || {
+                    for index in 0.. {
+                        let durability = if index % 10 == 0 { Durability::Sync } else { Durability::Buffered };
+                        match db.put_with(format!("{thread} {index:08}"), weighty(index), durability) {
+                            Ok(()) => {}
+                            Err(Error::Closed) => return index,
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                    unreachable!("it ends when the database is closed")
+                }
+            };
+            let writers: Vec<_> = (0..4).map(|thread| scope.spawn(write(thread))).collect();
+            std::thread::sleep(Duration::from_millis(10));
+            db.close().unwrap();
+            writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+        });
+        drop(db);
+        let names = fs.read_dir(Path::new(&path)).unwrap();
+        assert!(!names.iter().any(|name| name.ends_with(".log")), "closed: {names:?}");
+        let db = options.open(&path).unwrap();
+        for (thread, count) in acknowledged.into_iter().enumerate() {
+            assert_eq!(db.prefix(format!("{thread} ")).unwrap().count() as u64, count, "thread {thread}");
+        }
+    }
+}
+
+#[test]
+fn one_of_many_openers_wins() {
+    let home = tempfile::tempdir().unwrap();
+    for round in 0..20 {
+        let path = home.path().join(format!("{}", round % 2));
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            let openers: Vec<_> = (0..4).map(|_| scope.spawn(|| small().open(&path))).collect();
+            openers.into_iter().map(|opener| opener.join().unwrap()).collect()
+        });
+        let mut open = Vec::new();
+        for outcome in outcomes {
+            match outcome {
+                Ok(db) => open.push(db),
+                Err(Error::Locked { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(open.len(), 1);
+        open[0].put("key", "value").unwrap();
+        open[0].close().unwrap();
+    }
+}

@@ -129,9 +129,9 @@ fn run(what: &str, seed: u64, options: fn(Arc<dyn FileSystem>) -> Options) -> u6
             scope.spawn(|| case.look_at_images(&receiver));
         }
         fs.set_hook(Some(photographer(&fs, &case.history, sender, seed)));
+        let hooked = Hooked(&fs);
         Workload::new(&case, fs.clone(), generator).run();
-        // The sender goes with the hook, and with it those who wait for images.
-        fs.set_hook(None);
+        drop(hooked);
     });
     let failures = case.failures.into_inner().unwrap();
     if let Some(first) = failures.first() {
@@ -139,6 +139,16 @@ fn run(what: &str, seed: u64, options: fn(Arc<dyn FileSystem>) -> Options) -> u6
         panic!("{} of {} images failed ({repeat}); the first: {first}", failures.len(), case.images.into_inner());
     }
     case.images.into_inner()
+}
+
+/// Takes the hook away when it goes, also by a panic. The sender of images goes with it, and so do those who wait for
+/// images.
+struct Hooked<'a>(&'a MemoryFileSystem);
+
+impl Drop for Hooked<'_> {
+    fn drop(&mut self) {
+        self.0.set_hook(None);
+    }
 }
 
 /// Takes images before each mutation.

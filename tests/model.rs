@@ -256,13 +256,13 @@ impl Case {
                 let (keyspace, map) = self.keyspace();
                 self.trace.step(format!("a lasting iterator over {:?}", keyspace.name()));
                 let (iter, expected) = open_scan(View::Now(&keyspace), &map, &mut self.generator);
-                self.scans.push(Scan { iter, expected: expected.into() });
+                self.scans.push(Scan::new(iter, expected));
             }
             Step::StepIterators => {
                 self.trace.step(format!("steps of {} iterators", self.scans.len()));
                 for scan in &mut self.scans {
                     let steps = self.generator.number(0..6);
-                    (0..steps).for_each(|_| drop(scan.step(self.generator.one_in(2))));
+                    let _ = (0..steps).all(|_| scan.step(self.generator.one_in(2)));
                 }
             }
             Step::OpenCursor => {
@@ -391,7 +391,7 @@ impl Case {
             2 => {
                 // An iterator of a snapshot may outlive it.
                 let (iter, expected) = open_scan(view, map, &mut self.generator);
-                self.scans.push(Scan { iter, expected: expected.into() });
+                self.scans.push(Scan::new(iter, expected));
             }
             3 => check_scan(view, map, &mut self.generator),
             _ => check_points(view, map, &mut self.generator),
@@ -510,9 +510,14 @@ impl Case {
         assert!(matches!(self.db().get("key"), Err(Error::Closed)));
         self.let_handles_go();
         self.db = None;
+        // They pin what they need, not the database.
+        self.step(Step::StepIterators);
+        self.step(Step::StepCursors);
     }
 
     fn open(&mut self) {
+        self.scans.iter_mut().for_each(|scan| scan.outlived = true);
+        self.walks.iter_mut().for_each(|walk| walk.outlived = true);
         self.trace.step("open".to_owned());
         let db = self.options.clone().open(&self.directory).unwrap();
         for name in self.model.keyspaces().keys() {

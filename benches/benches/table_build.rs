@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
-use terrace_benches::{KEY_BYTES, Key, Records, VALUE_BYTES, criterion, measure, record_count, scratch_directory};
+use terrace_benches::{
+    KEY_BYTES, Key, Records, VALUE_BYTES, criterion, measure, record_count, scratch_directory,
+};
 use terrace_io::{FileSystem, OsFileSystem};
 use terrace_sstable::{Cause, Compression, Kind, TableIdentity, TableOptions, TableWriter, table_file_name};
 

@@ -13,9 +13,8 @@ use crate::{Records, scratch_directory, touch};
 /// # Errors
 /// Whatever the database says.
 pub fn load(db: &Db, records: Records) -> Result<()> {
-    (0..records.count).try_for_each(|number| {
-        db.put_with(records.key(number), records.value(number), Durability::Buffered)
-    })
+    (0..records.count)
+        .try_for_each(|number| db.put_with(records.key(number), records.value(number), Durability::Buffered))
 }
 
 /// A database with no compaction owed, of which every page was touched since it was opened. Goes when it is dropped.

@@ -1,8 +1,9 @@
-//! What this process used, as the system tells: page faults and memory. All zero where `/proc` is not there.
+//! What this process used, as the system tells: page faults, memory, processor time. All zero where it does not tell.
 
 use std::fmt;
 use std::fs::read_to_string;
 use std::ops::{AddAssign, Sub};
+use std::time::Duration;
 
 /// Page faults.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,7 +56,8 @@ impl Memory {
     pub fn now() -> Self {
         let status = read_to_string("/proc/self/status").unwrap_or_default();
         let bytes = |name: &str| {
-            let kibibytes = status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+            let kibibytes =
+                status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
             kibibytes.and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) * 1024
         };
         Memory { peak: bytes("VmHWM:"), anonymous: bytes("RssAnon:"), mapped: bytes("RssFile:") }
@@ -76,14 +78,47 @@ impl fmt::Display for Memory {
     }
 }
 
+/// Processor time that the calling thread has used. Unlike the time on the clock it says little about what else runs on
+/// the machine.
+pub fn thread_time() -> Duration {
+    clock(Clock::Thread)
+}
+
+/// Processor time that all threads of this process have used.
+pub fn process_time() -> Duration {
+    clock(Clock::Process)
+}
+
+enum Clock {
+    Thread,
+    Process,
+}
+
+#[cfg(unix)]
+fn clock(clock: Clock) -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    let time = clock_gettime(match clock {
+        Clock::Thread => ClockId::ThreadCPUTime,
+        Clock::Process => ClockId::ProcessCPUTime,
+    });
+    Duration::try_from(time).unwrap_or_default()
+}
+
+#[cfg(not(unix))]
+fn clock(_: Clock) -> Duration {
+    Duration::ZERO
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 
     #[test]
-    fn new_memory_is_seen() {
+    fn new_memory_and_the_work_on_it_are_seen() {
         let (faults, memory) = (Faults::now(), Memory::now());
+        let used = thread_time();
         let block = std::hint::black_box(vec![1_u8; 64 << 20]);
+        assert!(thread_time() > used && process_time() >= thread_time());
         let more = Memory::now();
         assert!(more.anonymous >= memory.anonymous + (60 << 20), "{memory} {more}");
         assert!(more.peak >= more.anonymous, "{more}");

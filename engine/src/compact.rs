@@ -243,20 +243,25 @@ pub(crate) fn approximate_size(state: &State, range: KeyRange<'_>) -> Result<u64
     Ok(bytes)
 }
 
-/// The part of a table's file that a range covers, in proportion to the data blocks.
+/// The part of a table's file that a range covers: of the whole file as much as of its data blocks.
 fn table_share(table: &Arc<Table>, (from, to): KeyRange<'_>) -> Result<u64> {
     let TableMeta { smallest_key, largest_key, file_len, .. } = table.meta();
     let start = match from {
         Bound::Included(key) | Bound::Excluded(key) if *key > **smallest_key => {
-            table.approximate_offset(key)?
+            Some(table.approximate_offset(key)?)
         }
-        _ => 0,
+        _ => None,
     };
     let end = match to {
         Bound::Included(key) | Bound::Excluded(key) if *key < **largest_key => {
-            table.approximate_offset(key)?
+            Some(table.approximate_offset(key)?)
         }
-        _ => *file_len,
+        _ => None,
     };
-    Ok(end.saturating_sub(start))
+    if (start, end) == (None, None) {
+        return Ok(*file_len);
+    }
+    let data_len = table.approximate_offset(&[largest_key, &[0][..]].concat())?;
+    let covered = end.unwrap_or(data_len).saturating_sub(start.unwrap_or(0));
+    Ok((u128::from(covered) * u128::from(*file_len) / u128::from(data_len.max(1))) as u64)
 }

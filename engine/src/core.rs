@@ -131,6 +131,8 @@ impl Core {
                 if let Some(trouble) = &state.flush_trouble {
                     return Err(trouble.error.clone());
                 }
+                // The memtables of one that was dropped are never flushed.
+                keyspaces.iter().try_for_each(|keyspace| keyspace.check_exists())?;
                 Ok(!keyspaces.iter().any(is_full))
             });
             self.throttle.waited(StallReason::MemtablesFull, started.elapsed());
@@ -164,7 +166,8 @@ impl Core {
         self.wait_for_work(|state| {
             self.poison.check()?;
             let waits = |(keyspace, memtable): &(Arc<KeyspaceInner>, Arc<_>)| {
-                keyspace.peek().sealed.iter().any(|sealed| Arc::ptr_eq(sealed, memtable))
+                let waits = keyspace.peek().sealed.iter().any(|sealed| Arc::ptr_eq(sealed, memtable));
+                waits && keyspace.check_exists().is_ok()
             };
             if !targets.iter().any(waits) {
                 return Ok(true);
@@ -207,7 +210,10 @@ impl Core {
             compact::empty_level0(self, keyspace)?;
         }
         self.wait_for_compactions()?;
-        self.retire_log()
+        self.retire_log()?;
+        // Files that were let go of are deleted by the service thread.
+        self.service.finish_queued();
+        Ok(())
     }
 
     fn wait_for_compactions(&self) -> Result<()> {

@@ -1,6 +1,6 @@
 //! The database handle.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,8 +22,9 @@ use crate::snapshot::Snapshot;
 /// How long an open waits for a handle of the same process that was dropped, but whose threads have not ended yet.
 const DROPPED_WAIT: Duration = Duration::from_secs(20);
 
-/// Directories whose last handle was dropped without a close, and whose threads are still ending.
-static ENDING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+/// Databases whose last handle was dropped without a close, and whose threads are still ending: the instance, for two
+/// file systems can have the same path, and the directory.
+static ENDING: Mutex<BTreeMap<u64, PathBuf>> = Mutex::new(BTreeMap::new());
 static ENDED: Condvar = Condvar::new();
 
 /// An open database, and a handle to its keyspace `default`: `db.put(..)`, `db.get(..)`, `db.range(..)` and all other
@@ -64,7 +65,7 @@ impl std::fmt::Debug for Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         if self.core.check_open().is_ok() {
-            ENDING.lock().insert(full_path(&self.core.dir));
+            ENDING.lock().insert(self.core.instance, full_path(&self.core.dir));
             self.core.stop();
         }
     }
@@ -73,7 +74,7 @@ impl Drop for Handle {
 impl Drop for Core {
     fn drop(&mut self) {
         *self.lock.lock() = None;
-        if ENDING.lock().remove(&full_path(&self.dir)) {
+        if ENDING.lock().remove(&self.instance).is_some() {
             ENDED.notify_all();
         }
     }
@@ -101,7 +102,11 @@ impl Db {
     pub(crate) fn open_with(path: &Path, options: Options) -> Result<Db> {
         options.check()?;
         let core = match recovery::open(path, &options) {
-            Err(Error::Locked { .. }) if wait_until_ended(path) => recovery::open(path, &options)?,
+            Err(Error::Locked { .. }) => {
+                // Once more in any case: its threads may have ended just now.
+                wait_until_ended(path);
+                recovery::open(path, &options)?
+            }
             outcome => outcome?,
         };
         let default = core.keyspaces.load().get(&0).cloned();
@@ -224,16 +229,14 @@ impl Db {
 }
 
 /// Waits until the threads of a dropped database in this process have ended, if that is who has it locked.
-fn wait_until_ended(path: &Path) -> bool {
+fn wait_until_ended(path: &Path) {
     let path = full_path(path);
     let mut ending = ENDING.lock();
-    let was_ending = ending.contains(&path);
-    while ending.contains(&path) {
+    while ending.values().any(|known| *known == path) {
         if ENDED.wait_for(&mut ending, DROPPED_WAIT).timed_out() {
             break;
         }
     }
-    was_ending
 }
 
 fn full_path(path: &Path) -> PathBuf {

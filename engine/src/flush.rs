@@ -56,7 +56,8 @@ pub(crate) fn flush_oldest(core: &Core, keyspace: &KeyspaceInner) -> Result<()> 
     let retired = (|| {
         core.log.sync_through(sealed.log_end)?;
         let mut manifest = core.manifest.lock();
-        if !keyspace.peek().sealed.last().is_some_and(|oldest| Arc::ptr_eq(oldest, &memtable)) {
+        let dropped = keyspace.dropped.load(std::sync::atomic::Ordering::Acquire);
+        if dropped || !keyspace.peek().sealed.last().is_some_and(|oldest| Arc::ptr_eq(oldest, &memtable)) {
             // The keyspace was cleared or dropped meanwhile.
             core.remove_files(&tables);
             return Ok(Vec::new());

@@ -164,7 +164,9 @@ impl Log {
     /// Makes the next segment if there is none ready. Called in the background when the active one is half full.
     pub fn prepare(&self) -> Result<()> {
         let mut provision = self.provision.lock();
-        if provision.prepared.is_none() {
+        // Without an active segment the log is at rest, since it was asked for: nothing is made for later.
+        let at_rest = self.sync.lock().unsynced.is_empty();
+        if provision.prepared.is_none() && !at_rest {
             provision.prepared = Some(self.make_segment(&mut provision, 0)?);
         }
         Ok(())

@@ -30,6 +30,8 @@ pub(crate) struct Manifest {
     generation: u32,
     /// Length right after the last rewrite.
     snapshot_bytes: u64,
+    /// Whether the file holds one record, which was durable before the file got its name.
+    is_snapshot: bool,
     catalog: Catalog,
     poison: Arc<Poison>,
     bytes_written: u64,
@@ -56,6 +58,7 @@ impl Manifest {
             log: Some(log),
             generation,
             snapshot_bytes,
+            is_snapshot: true,
             catalog,
             poison,
             bytes_written: snapshot_bytes,
@@ -75,7 +78,9 @@ impl Manifest {
         let (generation, log_id) = (reader.header().number, reader.header().log_id);
         let mut catalog = Catalog::default();
         let mut end = Position::default();
+        let mut records = 0_u64;
         while let Some(record) = reader.next()? {
+            records += 1;
             let offset = u64::from(record.position.offset);
             if record.kind != RecordKind::VersionEdit {
                 return Err(Error::corruption(&path, offset, "a manifest record is not a version edit"));
@@ -98,6 +103,7 @@ impl Manifest {
             log: None,
             generation,
             snapshot_bytes,
+            is_snapshot: records == 1,
             catalog,
             poison,
             bytes_written,
@@ -112,6 +118,15 @@ impl Manifest {
     /// Bytes that this manifest has written since it was opened.
     pub fn bytes_written(&self) -> u64 {
         self.bytes_written
+    }
+
+    /// Makes sure that everything it says is durable, before anything is deleted because of it. What was read when it
+    /// was opened may be in the page cache only: its last commit may have died before its sync, or of it.
+    pub fn make_durable(&mut self) -> Result<()> {
+        match self.is_snapshot {
+            true => self.fs.sync_dir(&self.dir),
+            false => self.rewrite(),
+        }
     }
 
     /// Refuses commits from here on: the directory is about to be unlocked.
@@ -130,9 +145,11 @@ impl Manifest {
         }
         let len = self.log.as_ref().map_or(self.snapshot_bytes, GrowingLog::len);
         if len > REWRITE_BYTES_MIN.max(4 * self.snapshot_bytes) {
-            self.rewrite()?;
+            self.try_rewrite();
+            self.poison.check()?;
         }
         let payload = encode(&edit);
+        self.is_snapshot = false;
         if let Err(error) = self.append(&payload) {
             if !error.is_disk_full() {
                 self.poison.set(error.clone());
@@ -151,7 +168,7 @@ impl Manifest {
         if had_log && self.catalog.segments.is_empty() {
             // A log that holds records shows if the manifest has lost its end. Without one, a single record does: it
             // is whole or it is not. This edit is durable whatever comes of that, and a failure poisons.
-            let _ = self.rewrite();
+            self.try_rewrite();
         }
         Ok(())
     }
@@ -168,16 +185,17 @@ impl Manifest {
         log.append(RecordKind::VersionEdit, payload)
     }
 
+    fn try_rewrite(&mut self) {
+        if let Err(error) = self.rewrite() {
+            // Unless that has poisoned, the old file is still the manifest and still good: a rewrite can wait.
+            tracing::warn!(%error, "the manifest could not be rewritten");
+        }
+    }
+
+    /// Replaces the file by one with a single record. An error leaves the old one in use, or poisons.
     fn rewrite(&mut self) -> Result<()> {
         let generation = self.generation + 1;
-        let end = match write_temporary(&*self.fs, &self.dir, &self.catalog, generation) {
-            Ok(end) => end,
-            Err(error) => {
-                // The old file is still the manifest and still good: a rewrite can wait.
-                tracing::warn!(%error, "the manifest could not be rewritten");
-                return Ok(());
-            }
-        };
+        let end = write_temporary(&*self.fs, &self.dir, &self.catalog, generation)?;
         // Both files say the same until the next commit, which must not go to one whose name is or could be lost.
         let replaced = put_in_place(&*self.fs, &self.dir, &self.catalog, generation, end)
             .and_then(|log| self.fs.sync_dir(&self.dir).map(|()| log));
@@ -185,6 +203,7 @@ impl Manifest {
             Ok(log) => {
                 self.generation = generation;
                 self.snapshot_bytes = end;
+                self.is_snapshot = true;
                 self.bytes_written += end;
                 self.log = Some(log);
                 Ok(())

@@ -251,7 +251,7 @@ impl KeyspaceOptions {
         self
     }
 
-    /// Bits of filter for each key (default: 10, about 1 % false positives; 0 for no filter; at most 64).
+    /// Bits of filter for each key (default: 10, about 1 % false positives; 0 for no filter; at most 40).
     pub fn filter_bits_per_key(mut self, bits: u8) -> Self {
         self.table.filter_bits_per_key = bits;
         self
@@ -274,8 +274,8 @@ impl KeyspaceOptions {
             let bytes = self.table.block_bytes;
             return Err(Error::invalid(format!("block_bytes is {bytes}, but must be 4096 to 65000")));
         }
-        if self.table.filter_bits_per_key > 64 {
-            return Err(Error::invalid("filter_bits_per_key must be at most 64"));
+        if self.table.filter_bits_per_key > 40 {
+            return Err(Error::invalid("filter_bits_per_key must be at most 40"));
         }
         if self.table_bytes < 64 << 10 {
             return Err(Error::invalid("table_bytes must be at least 64 KiB"));

@@ -68,6 +68,7 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<Arc<Core>> {
     let span = tracing::info_span!("recovery", dir = %dir.display());
     span.in_scope(|| {
         replay(&core, &names)?;
+        core.manifest.lock().make_durable()?;
         remove_leftovers(&core, &names);
         Ok::<_, Error>(())
     })?;

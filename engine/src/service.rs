@@ -21,6 +21,8 @@ pub(crate) enum Task {
     Remains(TableRemains),
     /// Free a memtable once its last reader is gone.
     Memtable(Arc<Memtable>),
+    /// Say when everything that was queued before is done.
+    Report(Sender<()>),
     /// Finish what is queued, and end.
     Stop,
 }
@@ -45,6 +47,16 @@ impl Service {
         {
             dispose(&*self.fs, remains);
         }
+    }
+}
+
+impl Service {
+    /// Waits until everything that was queued before is done.
+    pub fn finish_queued(&self) {
+        let (done, wait) = crossbeam_channel::bounded(1);
+        self.send(Task::Report(done));
+        // An error says that the thread has ended, and with it the queue.
+        let _ = wait.recv();
     }
 }
 
@@ -86,6 +98,8 @@ pub(crate) fn run(core: &Core, tasks: &Receiver<Task>) {
             Ok(Task::PrepareSegment) => prepare_segment(core),
             Ok(Task::Remains(remains)) => dispose(&*core.fs, remains),
             Ok(Task::Memtable(memtable)) => memtables.push(memtable),
+            // Nobody may be waiting any more.
+            Ok(Task::Report(done)) => drop(done.send(())),
             Ok(Task::Stop) | Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
                 if let Err(error) = core.sync() {

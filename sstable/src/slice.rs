@@ -178,7 +178,8 @@ mod tests {
         assert_eq!(a, b);
         assert_eq!(a, b"234");
         assert_eq!(a.pinned_bytes(), 10);
-        assert!(a < Slice::from(&b"24"[..]));
+        let c = Slice::from(&b"24"[..]);
+        assert!(a < c);
         assert_eq!(format!("{:?}", Slice::from(&b"a\0"[..])), "\"a\\x00\"");
         assert_eq!(HashMap::from([(a.clone(), 1)]).get(&b"234"[..]), Some(&1));
         assert_eq!(BTreeMap::from([(b, 1)]).get(&b"234"[..]), Some(&1));

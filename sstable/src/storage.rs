@@ -3,10 +3,11 @@
 
 use std::ops::{Deref, Range};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::{Arc, Once, OnceLock};
 
-use terrace_io::{Advice, Checksum, Error, File, Medium, OpenMode, Region, Result, read_exact_at};
+use terrace_io::{
+    Advice, Checksum, Error, File, Medium, OpenMode, PAGE_BYTES, Region, Result, read_exact_at,
+};
 
 use crate::block::{self, BlockHead, Wrong};
 use crate::context::{PointReads, TableContext};
@@ -212,10 +213,18 @@ impl Storage {
     fn raw_block(&self, context: &TableContext, index: usize, extent: &Range<u64>) -> Result<&[u8]> {
         let raw = &self.metadata.region()[extent.start as usize..extent.end as usize];
         if !self.verified.contains(index) {
+            self.will_need(extent);
             self.check(context, extent.start, raw)?;
             self.verified.insert(index);
         }
         Ok(raw)
+    }
+
+    /// Has a block of several pages read at once: mapped at random, its pages would be read one after the other.
+    fn will_need(&self, extent: &Range<u64>) {
+        if extent.end - extent.start > PAGE_BYTES as u64 {
+            self.metadata.region().advise(Advice::WillNeed, extent.start as usize..extent.end as usize);
+        }
     }
 
     fn block_elsewhere(
@@ -233,6 +242,9 @@ impl Storage {
         }
         let block = match &self.file {
             None => {
+                if self.verified.contains(index) {
+                    self.will_need(&extent);
+                }
                 let bytes = self.raw_block(context, index, &extent)?;
                 if !block::is_compressed(bytes) {
                     return Ok(Block::Region { bytes, start: extent.start as usize });
@@ -326,8 +338,15 @@ fn whole_region(context: &TableContext, path: &Path, file: &dyn File, len: u64) 
         return Ok(Some(Region::from_vec(read(file, 0, len)?)));
     }
     let Ok(mapped_len) = usize::try_from(len) else { return Ok(None) };
-    let local = || Ok(context.fs.medium(path.parent().unwrap_or(path))? == Medium::Local);
-    if context.point_reads != PointReads::Mmap || !local()? {
+    if context.point_reads != PointReads::Mmap {
+        return Ok(None);
+    }
+    // Thousands of tables may have the same trouble: it is told once.
+    static TOLD: Once = Once::new();
+    if context.fs.medium(path.parent().unwrap_or(path))? == Medium::Network {
+        TOLD.call_once(|| {
+            tracing::warn!(path = %path.display(), "tables on a network file system are read by pread, not mapped");
+        });
         return Ok(None);
     }
     match file.map(mapped_len) {
@@ -336,7 +355,9 @@ fn whole_region(context: &TableContext, path: &Path, file: &dyn File, len: u64) 
             Ok(Some(region))
         }
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "cannot be mapped: its blocks are read by pread");
+            TOLD.call_once(|| {
+                tracing::warn!(path = %path.display(), %error, "tables that cannot be mapped are read by pread");
+            });
             Ok(None)
         }
     }

@@ -22,6 +22,8 @@ const LONG_SCAN_BLOCKS_PREAD: u32 = 4;
 const PREFETCH_AFTER_BLOCKS: u32 = 4;
 /// How many are asked for at once.
 const PREFETCH_BLOCKS: u32 = 16;
+/// And how many bytes at most.
+const PREFETCH_BYTES_MAX: usize = 1 << 20;
 /// Blocks of a scan that go into the block cache: a long scan would only flush it.
 const CACHED_BLOCKS: u32 = 8;
 
@@ -148,7 +150,8 @@ impl TableCursor {
         if self.run < LONG_SCAN_BLOCKS {
             if self.run % PREFETCH_BLOCKS == PREFETCH_AFTER_BLOCKS {
                 let here = storage.extent(self.index)?;
-                let ahead = PREFETCH_BLOCKS as usize * (here.end - here.start) as usize;
+                let ahead =
+                    PREFETCH_BYTES_MAX.min(PREFETCH_BLOCKS as usize * (here.end - here.start) as usize);
                 let (start, end) = (here.start as usize, here.end as usize);
                 let data_len = storage.footer.data_len as usize;
                 let range =

@@ -262,3 +262,30 @@ fn tables_and_cursors_may_go_anywhere() {
     anywhere::<RunCursor>();
     anywhere::<MergeCursor<Box<dyn Cursor + Send>>>();
 }
+
+#[test]
+fn many_threads_read_one_table() {
+    let entries: Vec<Entry> = (0..5000).map(|i| put(format!("{i:08}"), 1, [i as u8; 100])).collect();
+    let tables = Tables::new();
+    for (number, compression) in COMPRESSIONS.into_iter().enumerate() {
+        let meta = tables.write(number as u64, &options(compression), &entries);
+        for context in tables.contexts() {
+            let table = Table::new(context, meta.clone());
+            std::thread::scope(|scope| {
+                for thread in 0..4 {
+                    let (table, entries) = (&table, &entries);
+                    scope.spawn(move || {
+                        let mut random = Random(thread + 1);
+                        for _ in 0..2000 {
+                            let entry = &entries[random.below(entries.len())];
+                            assert_eq!(table.get(&entry.0, 1).unwrap().unwrap().value(), entry.3);
+                        }
+                        let mut cursor = table.cursor(MODES[thread as usize]);
+                        cursor.seek_to_first().unwrap();
+                        assert_eq!(collect(&mut cursor, true).unwrap().len(), entries.len());
+                    });
+                }
+            });
+        }
+    }
+}

@@ -209,3 +209,34 @@ proptest! {
         }
     }
 }
+
+/// The worked example of `docs/format.md` §2.7: whoever changes these bytes changes the format.
+#[test]
+fn the_format_is_frozen() {
+    let tables = Tables::new();
+    let mut writer = tables.writer(1, &TableOptions::default());
+    writer.table_id = 0x0123_4567_89ab_cdef;
+    writer.properties.created_micros = 1_700_000_000_000_000;
+    writer.add(b"ice", 7, Kind::Put, b"cold").unwrap();
+    writer.add(b"tea", 9, Kind::Delete, b"").unwrap();
+    writer.add(b"tea", 5, Kind::Put, b"hot").unwrap();
+    let meta = writer.finish().unwrap();
+    let bytes = tables.bytes(&tables.path(1));
+    assert_eq!(bytes.len() as u64, meta.file_len);
+    let mut text = String::new();
+    let mut zeros = 0;
+    for (i, line) in bytes.chunks(16).enumerate() {
+        if line.iter().all(|byte| *byte == 0) {
+            zeros += 1;
+            continue;
+        }
+        if std::mem::take(&mut zeros) > 0 {
+            text += "*\n";
+        }
+        let hex: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+        text += &format!("{:04x}  {}\n", i * 16, hex.join(" "));
+    }
+    let doc = include_str!("../../docs/format.md");
+    assert!(doc.contains(&text), "docs/format.md does not have\n{text}");
+    assert!(tables.verify(1).is_ok());
+}

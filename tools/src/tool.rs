@@ -4,9 +4,11 @@
 //! Exit codes: 0 if all is well, 1 if what was asked for was not found or damage was found, 2 for wrong usage or a
 //! failure. Arguments that clap refuses end with 2 too.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
+
+use tracing_subscriber::fmt::format::FmtSpan;
 
 /// Why a tool ends early.
 #[derive(Debug)]
@@ -106,8 +108,14 @@ pub fn install_log(verbose: u8) {
         2 => tracing::Level::DEBUG,
         _ => tracing::Level::TRACE,
     };
-    let subscriber =
-        tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false).finish();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        // A flush or a compaction is a span: one line once it is over, with the time that it took.
+        .with_span_events(FmtSpan::CLOSE)
+        .finish();
     // Only the first call of a process counts; a later one finds the log installed, which is what it wants.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }

@@ -13,7 +13,7 @@ use hdrhistogram::Histogram;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use terrace::{Durability, Metrics, Options};
-use terrace_benches::{Faults, Memory, Records, load, scratch_directory, touch};
+use terrace_benches::{Faults, Memory, Records, load, process_time, scratch_directory, thread_time, touch};
 
 #[derive(Parser)]
 #[command(about = "Measures loads, synced puts and overwrites")]
@@ -67,15 +67,15 @@ fn measure_load(path: &Path, records: Records) -> Outcome<()> {
     let count = records.count;
     println!("\nrandom load of {count} records, buffered, one thread");
     Memory::reset_peak();
-    let (started, faults) = (Instant::now(), Faults::now());
+    let faults = Faults::now();
+    let mut stopwatch = Stopwatch::start();
     let db = Options::new().open(path)?;
     load(&db, records)?;
-    let written = started.elapsed();
+    stopwatch.written();
     db.settle()?;
-    let settled = started.elapsed();
+    stopwatch.settled();
     let faults = Faults::now() - faults;
-    println!("  written in      {:>8.2} s, {:>7.0} k/s", written.as_secs_f64(), rate(count, written));
-    println!("  settled after   {:>8.2} s, {:>7.0} k/s", settled.as_secs_f64(), rate(count, settled));
+    stopwatch.print(count);
     print_metrics(&db.metrics());
     println!("  faults          {} minor, {} major; {}", faults.minor, faults.major, Memory::now());
     db.close()?;
@@ -92,7 +92,11 @@ fn measure_load(path: &Path, records: Records) -> Outcome<()> {
         assert!(found.is_some(), "every record is there");
         db.close()?;
     }
-    println!("  open            {:.2} ms, with the first get {:.2} ms (best of 5)", millis(opened), millis(read));
+    println!(
+        "  open            {:.2} ms, with the first get {:.2} ms (best of 5)",
+        millis(opened),
+        millis(read)
+    );
     Ok(())
 }
 
@@ -106,7 +110,7 @@ fn measure_overwrites(path: &Path, records: Records) -> Outcome<()> {
     let mut nanos = Histogram::<u64>::new(3)?;
     // The longest puts and when they were, to be found again in a trace.
     let mut longest: Vec<(Duration, Duration)> = Vec::new();
-    let started = Instant::now();
+    let mut stopwatch = Stopwatch::start();
     for turn in 0..count {
         let key = records.key(random.random_range(0..count));
         let value = records.value(count + turn);
@@ -115,15 +119,14 @@ fn measure_overwrites(path: &Path, records: Records) -> Outcome<()> {
         let took = before.elapsed();
         nanos.record(took.as_nanos() as u64)?;
         if took > Duration::from_millis(8) {
-            longest.push((took, before - started));
+            longest.push((took, before - stopwatch.started));
         }
     }
-    let written = started.elapsed();
+    stopwatch.written();
     db.settle()?;
-    let settled = started.elapsed();
+    stopwatch.settled();
     let micros = |quantile| nanos.value_at_quantile(quantile) as f64 / 1000.0;
-    println!("  written in      {:>8.2} s, {:>7.0} k/s", written.as_secs_f64(), rate(count, written));
-    println!("  settled after   {:>8.2} s, {:>7.0} k/s", settled.as_secs_f64(), rate(count, settled));
+    stopwatch.print(count);
     println!(
         "  one put         p50 {:.1} µs, p99 {:.1} µs, p99.9 {:.0} µs, p99.99 {:.0} µs, longest {:.2} ms",
         micros(0.5),
@@ -169,7 +172,8 @@ fn synced_puts(threads: u64, duration: Duration) -> Outcome<(f64, f64)> {
     let value = records.value(0);
     let stop = AtomicBool::new(false);
     // The first log segments are made while nobody looks.
-    (0..2000).try_for_each(|number| db.put_with(records.key(u64::MAX - number), value, Durability::Buffered))?;
+    (0..2000)
+        .try_for_each(|number| db.put_with(records.key(u64::MAX - number), value, Durability::Buffered))?;
     db.sync()?;
     let syncs = db.metrics().log_syncs;
     let started = Instant::now();
@@ -224,6 +228,56 @@ fn print_metrics(metrics: &Metrics) {
             stall.count,
             stall.total.as_secs_f64(),
             millis(stall.longest)
+        );
+    }
+}
+
+/// How long writing and settling took, on the clock and of the processors.
+struct Stopwatch {
+    started: Instant,
+    writer_before: Duration,
+    process_before: Duration,
+    written: Duration,
+    writer: Duration,
+    settled: Duration,
+    process: Duration,
+}
+
+impl Stopwatch {
+    fn start() -> Self {
+        Stopwatch {
+            started: Instant::now(),
+            writer_before: thread_time(),
+            process_before: process_time(),
+            written: Duration::ZERO,
+            writer: Duration::ZERO,
+            settled: Duration::ZERO,
+            process: Duration::ZERO,
+        }
+    }
+
+    fn written(&mut self) {
+        self.written = self.started.elapsed();
+        self.writer = thread_time().saturating_sub(self.writer_before);
+    }
+
+    fn settled(&mut self) {
+        self.settled = self.started.elapsed();
+        self.process = process_time().saturating_sub(self.process_before);
+    }
+
+    fn print(&self, count: u64) {
+        println!(
+            "  written in      {:>8.2} s, {:>7.0} k/s; the writer used {:.2} s of processor",
+            self.written.as_secs_f64(),
+            rate(count, self.written),
+            self.writer.as_secs_f64()
+        );
+        println!(
+            "  settled after   {:>8.2} s, {:>7.0} k/s; all threads used {:.2} s of processor",
+            self.settled.as_secs_f64(),
+            rate(count, self.settled),
+            self.process.as_secs_f64()
         );
     }
 }

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use terrace::{Db, Error, Result};
+use terrace_sstable::VALUE_BYTES_MAX;
 
-use super::record::{InsertOrder, RecordShape};
+use super::record::{InsertOrder, RECORDS_MAX, RecordShape};
 
 /// The keyspace that the description is kept in, and its key there.
 const KEYSPACE: &str = "ycsb";
@@ -28,13 +29,25 @@ impl Description {
             return Ok(None);
         }
         let Some(bytes) = db.keyspace(KEYSPACE)?.get(KEY)? else { return Ok(None) };
-        let description = serde_json::from_slice(&bytes).map_err(|error| {
+        let description = serde_json::from_slice(&bytes).map_err(|error| error.to_string());
+        let description = description.and_then(Description::checked).map_err(|what| {
             Error::invalid(format!(
-                "the description in keyspace {KEYSPACE:?} of {} cannot be understood: {error}",
+                "the description in keyspace {KEYSPACE:?} of {} cannot be understood: {what}",
                 db.path().display()
             ))
         })?;
         Ok(Some(description))
+    }
+
+    /// Anybody may have written it: refuses what cannot be.
+    fn checked(self) -> Result<Description, String> {
+        if self.records > RECORDS_MAX {
+            return Err(format!("{} records are more than there can be", self.records));
+        }
+        if self.shape.value_bytes() > VALUE_BYTES_MAX as u64 {
+            return Err(format!("no value can have {} bytes", self.shape.value_bytes()));
+        }
+        Ok(self)
     }
 
     /// Keeps the description in the database.

@@ -39,6 +39,14 @@ pub enum InsertOrder {
 }
 
 impl InsertOrder {
+    /// For messages.
+    pub fn describe(self) -> &'static str {
+        match self {
+            InsertOrder::Hashed => "in hashed order",
+            InsertOrder::Ordered => "in key order",
+        }
+    }
+
     /// The key of record `number`.
     pub fn key(self, number: u64) -> Key {
         let (mut rest, base) = match self {

@@ -26,7 +26,7 @@ pub struct Header {
     pub file_system: FileSystemKind,
     /// `sync` or `buffered`.
     pub durability: &'static str,
-    /// `none` or `snappy`, as asked for; it counts when a database is created.
+    /// `none` or `snappy`.
     pub compression: &'static str,
     /// How many records there are or will be, after the load.
     pub records: Description,
@@ -113,6 +113,8 @@ pub struct StallReport {
     pub count: u64,
     /// How long in all.
     pub seconds: f64,
+    /// The longest since the database was opened.
+    pub longest_seconds: f64,
 }
 
 /// What the database takes on disk.
@@ -158,9 +160,7 @@ impl PhaseReport {
             ..PhaseReport::default()
         }
     }
-}
 
-impl PhaseReport {
     /// Writes the line that a phase is worth once it is over.
     pub fn write_line(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let time = figures::time(Duration::from_secs_f64(self.seconds));
@@ -180,7 +180,8 @@ impl PhaseReport {
 impl SpaceReport {
     /// From the size of the directory and what is in it.
     pub fn new(size: DirectorySize, description: Description) -> Self {
-        let user_bytes = description.records * (KEY_BYTES as u64 + description.shape.value_bytes());
+        let record_bytes = KEY_BYTES as u64 + description.shape.value_bytes();
+        let user_bytes = description.records.saturating_mul(record_bytes);
         let ratio = |bytes: u64, by: u64| if by == 0 { 0.0 } else { bytes as f64 / by as f64 };
         SpaceReport {
             records: description.records,
@@ -190,9 +191,7 @@ impl SpaceReport {
             size,
         }
     }
-}
 
-impl SpaceReport {
     fn text(&self) -> String {
         format!(
             "{:.3} bytes on disk for each user byte: {} for {} records of {:.1} B; tables {}, log {}, other {}",
@@ -282,12 +281,14 @@ impl Report {
         }
         for (index, stall) in self.engine.stalls.iter().enumerate() {
             let label = if index == 0 { "stalls" } else { "" };
-            let time = figures::time(Duration::from_secs_f64(stall.seconds));
+            let time = |seconds| figures::time(Duration::from_secs_f64(seconds));
             writeln!(
                 out,
-                "{label:<24} {}: {} times, {time} in all",
+                "{label:<24} {}: {} times, {} in all, {} the longest",
                 stall.reason,
-                figures::count(stall.count)
+                figures::count(stall.count),
+                time(stall.seconds),
+                time(stall.longest_seconds),
             )?;
         }
         writeln!(
@@ -350,13 +351,10 @@ impl Header {
         }
         writeln!(
             out,
-            "records      {} of {KEY_BYTES} B + {}, {} insert order, compression {}",
+            "records      {} of {KEY_BYTES} B + {}, inserted {}, compression {}",
             figures::count(self.records.records),
             self.records.shape,
-            match self.records.insert_order {
-                super::InsertOrder::Hashed => "hashed",
-                super::InsertOrder::Ordered => "ascending",
-            },
+            self.records.insert_order.describe(),
             self.compression,
         )?;
         writeln!(
@@ -368,14 +366,15 @@ impl Header {
                     "buffered: a write is acknowledged once the kernel has it; it survives the process, not the machine\n             (--durability sync for writes that survive power loss)",
             }
         )?;
-        write!(out, "load         {} threads, seed {}", self.threads, self.seed)?;
+        let threads = if self.threads == 1 { "1 thread" } else { &format!("{} threads", self.threads) };
+        write!(out, "requests     {threads}, seed {}, ", self.seed)?;
         match self.target_per_second {
             Some(target) => writeln!(
                 out,
-                ", {} operations/s started (open loop); latencies count from the time meant",
+                "{} operations/s started (open loop): latencies count from the time meant",
                 figures::count(target.round() as u64)
             ),
-            None => writeln!(out, ", each starts the next operation when the last is done (closed loop)"),
+            None => writeln!(out, "each starts the next operation when the last is done (closed loop)"),
         }
     }
 }

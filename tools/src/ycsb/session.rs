@@ -44,10 +44,10 @@ impl Session {
             Some(found) if found.shape == like.shape && found.insert_order == like.insert_order => found,
             Some(found) => {
                 return Err(Error::invalid(format!(
-                    "{} holds records of {} in {:?} order; load others into another directory",
+                    "{} holds records of {} inserted {}; load others into another directory",
                     settings.dir.display(),
                     found.shape,
-                    found.insert_order
+                    found.insert_order.describe()
                 )));
             }
             None if db.iter()?.next().transpose()?.is_some() => {
@@ -94,6 +94,14 @@ impl Session {
     /// What the database holds now.
     pub fn description(&self) -> Description {
         Description { records: self.sequence.present().max(self.description.records), ..self.description }
+    }
+
+    /// How its tables are compressed.
+    pub fn compression(&self) -> Compression {
+        match *self.db.options() == keyspace_options(Compression::Snappy) {
+            true => Compression::Snappy,
+            false => Compression::None,
+        }
     }
 
     /// Runs a phase and keeps count of the records that it inserts.
@@ -151,9 +159,11 @@ impl Session {
 }
 
 fn options(settings: &Settings) -> Options {
-    Options::new()
-        .durability(settings.durability)
-        .keyspace_defaults(KeyspaceOptions::new().compression(settings.compression))
+    Options::new().durability(settings.durability).keyspace_defaults(keyspace_options(settings.compression))
+}
+
+fn keyspace_options(compression: Compression) -> KeyspaceOptions {
+    KeyspaceOptions::new().compression(compression)
 }
 
 fn phase_report(name: &str, phase: &Phase, measured: Measured, engine: EngineWork) -> PhaseReport {
@@ -202,6 +212,7 @@ fn stalls(before: Option<&Metrics>, after: &Metrics) -> Vec<StallReport> {
             StallReport {
                 count: stall.count.saturating_sub(count),
                 seconds: stall.total.saturating_sub(total).as_secs_f64(),
+                longest_seconds: stall.longest.as_secs_f64(),
                 reason: stall.reason.as_str().to_owned(),
             }
         })

@@ -101,7 +101,7 @@ fn a_directory_is_loaded_once_and_run_often() {
         "16",
     ];
     let text = place.run("ycsb", &load).ok();
-    assert!(text.contains("1,000 of 16 B + 4 x 25 B, ascending insert order"), "{text}");
+    assert!(text.contains("1,000 of 16 B + 4 x 25 B, inserted in key order"), "{text}");
     assert_eq!(place.run("terrace", &["scan", "db", "--keys-only"]).ok().lines().count(), 1000);
     let first = place.run("terrace", &["scan", "db", "--keys-only", "--limit", "1"]).ok();
     assert_eq!(first, "user000000000000\n");
@@ -176,7 +176,7 @@ fn what_does_not_fit_is_refused() {
     };
     run(&["--value-size", "10", "--insert-order", "hashed"]).ok();
     run(&["--value-size", "100"]).fails("ycsb", 2, &["db", "10 B", "100 B"]);
-    run(&["--insert-order", "ordered"]).fails("ycsb", 2, &["db", "Ordered"]);
+    run(&["--insert-order", "ordered"]).fails("ycsb", 2, &["db", "in key order"]);
     run(&["--records", "101"]).fails("ycsb", 2, &["100 records, not 101"]);
     place.run("ycsb", &["load", "--dir", "db", "--records", "5"]).fails("ycsb", 2, &["db", "10 B"]);
     place.run("ycsb", &["--dir", "db"]).fails("ycsb", 2, &["db", "not empty"]);
@@ -187,6 +187,22 @@ fn what_does_not_fit_is_refused() {
         2,
         &["other", "no records"],
     );
+    for (description, what) in [
+        ("{", "EOF"),
+        (r#"{"records":5,"fields":1,"field_length":1,"insert_order":"sideways"}"#, "sideways"),
+        (
+            r#"{"records":9000000000000000,"fields":1,"field_length":1,"insert_order":"hashed"}"#,
+            "9000000000000000",
+        ),
+        (
+            r#"{"records":5,"fields":4000000000,"field_length":4000000000,"insert_order":"hashed"}"#,
+            "no value",
+        ),
+    ] {
+        place.run("terrace", &["put", "odd", "--keyspace", "ycsb", "description", description]).ok();
+        let arguments = ["run", "--dir", "odd", "--workload", "a"];
+        place.run("ycsb", &arguments).fails("ycsb", 2, &["description", "odd", what]);
+    }
     for arguments in [
         &["run", "--dir", "db"][..],
         &["run", "--dir", "db", "--workload", "g"],
@@ -197,6 +213,19 @@ fn what_does_not_fit_is_refused() {
     ] {
         assert_eq!(place.run("ycsb", arguments).code, 2, "{arguments:?}");
     }
+}
+
+#[test]
+fn a_database_keeps_its_compression() {
+    let place = Place::new();
+    place.run("ycsb", &["load", "--dir", "db", "--records", "500", "--compression", "snappy"]).ok();
+    let arguments =
+        ["run", "--dir", "db", "--workload", "a", "--operations", "500", "--verify", "--json", "r.json"];
+    assert!(place.run("ycsb", &arguments).ok().contains("compression snappy"));
+    assert_eq!(report(&place, "r.json")["compression"], "snappy");
+    let tables = place.names("db").into_iter().find(|name| name.ends_with(".sst"));
+    let properties = place.run("sst-dump", &["properties", &format!("db/{}", tables.unwrap())]).ok();
+    assert!(properties.lines().any(|line| line.starts_with("compression ") && line.ends_with("snappy")));
 }
 
 #[test]

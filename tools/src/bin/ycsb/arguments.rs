@@ -56,6 +56,10 @@ pub struct Demonstration {
     #[command(flatten)]
     pub records: Records,
 
+    /// Compression of the tables; a database that exists keeps its own.
+    #[arg(long, value_name = "NAME", default_value = "none")]
+    pub compression: CompressionName,
+
     /// How many operations each workload has.
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     pub operations: u64,
@@ -76,6 +80,10 @@ pub struct Load {
 
     #[command(flatten)]
     pub records: Records,
+
+    /// Compression of the tables; a database that exists keeps its own.
+    #[arg(long, value_name = "NAME", default_value = "none")]
+    pub compression: CompressionName,
 
     /// Records in a batch: they are written together, and each counts the time of its batch.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
@@ -158,10 +166,6 @@ pub struct Common {
     #[arg(long, value_name = "WHAT", default_value = "buffered")]
     pub durability: DurabilityName,
 
-    /// Compression of the tables of a database that is created.
-    #[arg(long, value_name = "NAME", default_value = "none")]
-    pub compression: CompressionName,
-
     /// Start this many operations per second, all threads together; latencies then count from the time an operation
     /// was meant to start. Without, as many as possible.
     #[arg(long, value_name = "RATE", value_parser = positive)]
@@ -225,13 +229,6 @@ impl CompressionName {
         match self {
             CompressionName::None => Compression::None,
             CompressionName::Snappy => Compression::Snappy,
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            CompressionName::None => "none",
-            CompressionName::Snappy => "snappy",
         }
     }
 }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use terrace::Compression;
 use terrace_tools::environment::{Environment, FileSystemKind, peak_resident_bytes};
 use terrace_tools::progress;
 use terrace_tools::tool::{self, Failure, Result};
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
                 Plan {
                     dir: demonstration.dir,
                     must_be_new: true,
-                    load: Some(Load { batch: 1 }),
+                    load: Some(Load { batch: 1, compression: demonstration.compression.value() }),
                     workloads: Workload::IN_ORDER.to_vec(),
                     records: demonstration.records,
                     operations: demonstration.operations,
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
             Some(Command::Load(load)) => Plan {
                 dir: Some(load.dir),
                 must_be_new: false,
-                load: Some(Load { batch: load.batch }),
+                load: Some(Load { batch: load.batch, compression: load.compression.value() }),
                 workloads: Vec::new(),
                 records: load.records,
                 operations: 0,
@@ -81,6 +82,7 @@ struct Plan {
 
 struct Load {
     batch: u64,
+    compression: Compression,
 }
 
 impl Plan {
@@ -107,10 +109,10 @@ impl Plan {
         let settings = Settings {
             dir: dir.to_owned(),
             durability: self.common.durability.value(),
-            compression: self.common.compression.value(),
+            compression: self.load.as_ref().map_or(Compression::None, |load| load.compression),
         };
         let session = self.open(&settings)?;
-        let header = self.header(dir, temporary.is_some(), session.description());
+        let header = self.header(dir, temporary.is_some(), &session);
         let mut text = self.text_output();
         header.write_text(&mut text)?;
         writeln!(text)?;
@@ -171,18 +173,19 @@ impl Plan {
         };
         if wanted != found {
             return Err(Failure::error(format!(
-                "{} holds records of {} in {:?} order, not of {} in {:?} order",
+                "{} holds records of {} inserted {}, not of {} inserted {}",
                 settings.dir.display(),
                 found.shape,
-                found.insert_order,
+                found.insert_order.describe(),
                 wanted.shape,
-                wanted.insert_order
+                wanted.insert_order.describe()
             )));
         }
         Ok(session)
     }
 
-    fn header(&self, dir: &Path, temporary: bool, found: Description) -> Header {
+    fn header(&self, dir: &Path, temporary: bool, session: &Session) -> Header {
+        let found = session.description();
         let to_load = if self.load.is_some() { self.to_load() } else { 0 };
         Header {
             environment: Environment::current(),
@@ -190,7 +193,10 @@ impl Plan {
             dir: dir.to_owned(),
             temporary,
             durability: self.common.durability.name(),
-            compression: self.common.compression.name(),
+            compression: match session.compression() {
+                Compression::None => "none",
+                Compression::Snappy => "snappy",
+            },
             records: Description { records: found.records + to_load, ..found },
             threads: self.common.threads,
             target_per_second: self.common.target,
@@ -223,11 +229,7 @@ impl Plan {
         let phase = self.phase(session, Work::Load { batch: load.batch }, self.to_load());
         let bar = progress::bar("load", phase.operations);
         let report = session.run("load", &phase, |done| bar.set_position(done))?;
-        let order = match phase.order {
-            InsertOrder::Hashed => "at random places",
-            InsertOrder::Ordered => "in ascending order",
-        };
-        Ok(PhaseReport { description: format!("100 % insert, {order}"), ..report })
+        Ok(PhaseReport { description: format!("100 % insert, {}", phase.order.describe()), ..report })
     }
 
     fn workload(&self, session: &Session, workload: Workload) -> Result<PhaseReport> {
