@@ -112,13 +112,19 @@ fn prefixes_end_where_they_should() {
         db.put(key, "x").unwrap();
     }
     in_every_place(&db, |place| {
-        for prefix in [&b""[..], b"a", b"a\xff", b"a\xff\xff", b"b", b"c", b"\xff", b"\xff\xff", b"\xff\xff\xff\xff"] {
+        for prefix in
+            [&b""[..], b"a", b"a\xff", b"a\xff\xff", b"b", b"c", b"\xff", b"\xff\xff", b"\xff\xff\xff\xff"]
+        {
             let mut wanted: Vec<&[u8]> = contents.into_iter().filter(|key| key.starts_with(prefix)).collect();
             let found: Vec<Slice> = db.prefix(prefix).unwrap().map(|entry| entry.unwrap().0).collect();
             assert_eq!(found.iter().map(|key| &**key).collect::<Vec<_>>(), wanted, "{place}: {prefix:?}");
             wanted.reverse();
             let found: Vec<Slice> = db.prefix(prefix).unwrap().rev().map(|entry| entry.unwrap().0).collect();
-            assert_eq!(found.iter().map(|key| &**key).collect::<Vec<_>>(), wanted, "{place}: {prefix:?} backward");
+            assert_eq!(
+                found.iter().map(|key| &**key).collect::<Vec<_>>(),
+                wanted,
+                "{place}: {prefix:?} backward"
+            );
         }
     });
 }
@@ -131,10 +137,16 @@ fn cursors_go_anywhere() {
     }
     in_every_place(&db, |place| {
         let mut cursor = db.cursor().unwrap();
-        assert!(!cursor.valid() && !cursor.next().unwrap() && !cursor.prev().unwrap(), "{place}: nowhere yet");
+        assert!(
+            !cursor.valid() && !cursor.next().unwrap() && !cursor.prev().unwrap(),
+            "{place}: nowhere yet"
+        );
         assert!(cursor.seek_to_first().unwrap() && cursor.key() == b"00", "{place}");
         assert!(!cursor.prev().unwrap() && !cursor.valid(), "{place}: nothing before the first");
-        assert!(cursor.seek_to_last().unwrap() && cursor.key() == b"98" && cursor.value() == b"v98", "{place}");
+        assert!(
+            cursor.seek_to_last().unwrap() && cursor.key() == b"98" && cursor.value() == b"v98",
+            "{place}"
+        );
         assert!(!cursor.next().unwrap(), "{place}: nothing after the last");
         assert!(cursor.seek("51").unwrap() && cursor.key() == b"52", "{place}");
         assert!(cursor.prev().unwrap() && cursor.key() == b"50", "{place}: it turns");
@@ -200,7 +212,11 @@ fn what_was_read_outlives_everything() {
     assert!(db.metrics().pinned_tables > 0 && db.metrics().pinned_bytes > 100_000, "pins show");
     db.close().unwrap();
     drop(db);
-    assert_eq!(std::thread::spawn(move || iter.count()).join().unwrap(), 1000, "iterators go on, elsewhere too");
+    assert_eq!(
+        std::thread::spawn(move || iter.count()).join().unwrap(),
+        1000,
+        "iterators go on, elsewhere too"
+    );
     assert_eq!(backward.count(), 1001);
     assert!(cursor.seek("0500").unwrap() && cursor.value() == [500_usize as u8; 100]);
     drop(cursor);
@@ -418,7 +434,10 @@ fn a_settled_database_is_small_and_its_sizes_are_known() {
     db.settle().unwrap();
     let on_disk = || {
         let entries: Vec<_> = std::fs::read_dir(&path).unwrap().map(Result::unwrap).collect();
-        assert!(!entries.iter().any(|entry| entry.file_name().to_string_lossy().ends_with(".log")), "no log is left");
+        assert!(
+            !entries.iter().any(|entry| entry.file_name().to_string_lossy().ends_with(".log")),
+            "no log is left"
+        );
         entries.iter().map(|entry| entry.metadata().unwrap().len()).sum::<u64>()
     };
     // Obsolete files go in the background.
@@ -467,12 +486,16 @@ fn a_settled_database_is_small_and_its_sizes_are_known() {
 fn every_read_path_reads_the_same() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("db");
-    let open = |reads: PointReads, cache: u64| Options::new().point_reads(reads).block_cache_bytes(cache).open(&path).unwrap();
+    let open = |reads: PointReads, cache: u64| {
+        Options::new().point_reads(reads).block_cache_bytes(cache).open(&path).unwrap()
+    };
     let db = open(PointReads::Mmap, 1 << 20);
     let packed = db.keyspace_with("packed", KeyspaceOptions::new().compression(Compression::Snappy)).unwrap();
     for index in 0..5000_u64 {
         for keyspace in [&*db, &packed] {
-            keyspace.put_with(format!("{index:05}"), format!("{index} ").repeat(20), Durability::Buffered).unwrap();
+            keyspace
+                .put_with(format!("{index:05}"), format!("{index} ").repeat(20), Durability::Buffered)
+                .unwrap();
         }
     }
     db.close().unwrap();
@@ -483,7 +506,11 @@ fn every_read_path_reads_the_same() {
                 let keyspace = db.keyspace(name).unwrap();
                 for index in (0..5000_u64).step_by(7) {
                     let value = keyspace.get(format!("{index:05}")).unwrap();
-                    assert_eq!(value.as_deref(), Some(format!("{index} ").repeat(20).as_bytes()), "{reads:?} {name}");
+                    assert_eq!(
+                        value.as_deref(),
+                        Some(format!("{index} ").repeat(20).as_bytes()),
+                        "{reads:?} {name}"
+                    );
                 }
                 assert_eq!(keyspace.iter().unwrap().count(), 5000);
                 assert_eq!(keyspace.iter().unwrap().rev().count(), 5000);
@@ -516,7 +543,8 @@ fn large_values_work_everywhere() {
             }
             assert_eq!(keyspace.get(vec![b'z'; 65_536]).unwrap().as_deref(), Some(&value(100)[..]), "{what}");
             let forward: Vec<usize> = keyspace.iter().unwrap().map(|entry| entry.unwrap().1.len()).collect();
-            let backward: Vec<usize> = keyspace.iter().unwrap().rev().map(|entry| entry.unwrap().1.len()).collect();
+            let backward: Vec<usize> =
+                keyspace.iter().unwrap().rev().map(|entry| entry.unwrap().1.len()).collect();
             assert_eq!(forward, lengths.into_iter().chain([100]).collect::<Vec<_>>(), "{what}");
             assert!(forward.iter().eq(backward.iter().rev()), "{what}");
         }

@@ -26,11 +26,11 @@ const STEPS: usize = 70;
 const WAITING_MAX: usize = 32;
 
 /// Of one image in so many, the recovery is crashed too.
-const SECOND_CRASH_ONE_IN: u64 = 60;
+const SECOND_CRASH_ONE_IN: u64 = 40;
 
 #[test]
 fn one_writer() {
-    let images: u64 = seeds(8).into_iter().map(|seed| run("one_writer", seed, plain)).sum();
+    let images: u64 = seeds(3).into_iter().map(|seed| run("one_writer", seed, plain)).sum();
     println!("{images} images");
 }
 
@@ -40,7 +40,8 @@ fn compressed_and_retired_early() {
         let defaults = KeyspaceOptions::new().table_bytes(64 << 10).compression(Compression::Snappy);
         plain(file_system).keyspace_defaults(defaults).log_bytes_max(128 << 10).memtables_max(2)
     };
-    let images: u64 = seeds(4).into_iter().map(|seed| run("compressed_and_retired_early", seed, options)).sum();
+    let images: u64 =
+        seeds(2).into_iter().map(|seed| run("compressed_and_retired_early", seed, options)).sum();
     println!("{images} images");
 }
 
@@ -85,12 +86,17 @@ impl Image {
         let (copy, least, durable) = match cause {
             // Everything that was handed to the system survived.
             Cause::Kill => (fs.process_kill_clone(), acknowledged, synced),
-            Cause::Power(CrashPolicy::KeepAll) => (fs.crash_clone(CrashPolicy::KeepAll), acknowledged, acknowledged),
+            Cause::Power(CrashPolicy::KeepAll) => {
+                (fs.crash_clone(CrashPolicy::KeepAll), acknowledged, acknowledged)
+            }
             Cause::Power(policy) => (fs.crash_clone(policy), synced, synced),
         };
         Image { cause, index, fs: copy, least, durable, most: history.begun() }
     }
 }
+
+/// A crash during a recovery: before which mutation, how, and what it left.
+type SecondCrash = (u64, CrashPolicy, MemoryFileSystem);
 
 /// What a case shares with those who look at its images.
 struct Case {
@@ -136,7 +142,11 @@ fn run(what: &str, seed: u64, options: fn(Arc<dyn FileSystem>) -> Options) -> u6
     let failures = case.failures.into_inner().unwrap();
     if let Some(first) = failures.first() {
         let repeat = format!("TERRACE_SEED={seed} TERRACE_CASES=1");
-        panic!("{} of {} images failed ({repeat}); the first: {first}", failures.len(), case.images.into_inner());
+        panic!(
+            "{} of {} images failed ({repeat}); the first: {first}",
+            failures.len(),
+            case.images.into_inner()
+        );
     }
     case.images.into_inner()
 }
@@ -203,7 +213,12 @@ impl Case {
     }
 
     /// Opens what is there and closes it again: what is in it, and after how many changes that is the state.
-    fn recover(&self, fs: &MemoryFileSystem, least: usize, most: usize) -> Result<(Db, Model, usize), String> {
+    fn recover(
+        &self,
+        fs: &MemoryFileSystem,
+        least: usize,
+        most: usize,
+    ) -> Result<(Db, Model, usize), String> {
         let db = self.open(fs)?;
         let found = read_all(&db, &self.keys)?;
         let count = self.history.find(&found, least..=most)?;
@@ -212,25 +227,33 @@ impl Case {
 
     fn look_at(&self, image: &Image, number: u64) -> Result<(), String> {
         let crash_recovery = number.is_multiple_of(SECOND_CRASH_ONE_IN);
-        let second: Arc<Mutex<Vec<(u64, CrashPolicy, MemoryFileSystem)>>> = Arc::default();
+        // None once the recovery is over: a background thread may be in the hook still.
+        let second: Arc<Mutex<Option<Vec<SecondCrash>>>> = Arc::new(Mutex::new(Some(Vec::new())));
         if crash_recovery {
             let (fs, second) = (image.fs.clone(), second.clone());
             image.fs.set_hook(Some(Arc::new(move |index| {
                 let torn = CrashPolicy::Torn { seed: number ^ index };
                 for policy in [CrashPolicy::DropUnsynced, CrashPolicy::KeepAll, torn] {
-                    second.lock().unwrap().push((index, policy, fs.crash_clone(policy)));
+                    let crashed = fs.crash_clone(policy);
+                    second
+                        .lock()
+                        .unwrap()
+                        .iter_mut()
+                        .for_each(|second| second.push((index, policy, crashed.clone())));
                 }
             })));
         }
         let opened = self.recover(&image.fs, image.least, image.most);
         image.fs.set_hook(None);
+        let second = second.lock().unwrap().take().expect("it is taken once");
         let (db, found, count) = opened?;
 
         if image.cause == Cause::Kill || number.is_multiple_of(4) {
             // What was recovered is durable: the power may fail now.
             let cut = image.fs.crash_clone(CrashPolicy::DropUnsynced);
             let again = self.recover(&cut, image.least, image.most);
-            let (db, again, _) = again.map_err(|why| format!("after another crash, once it was open: {why}"))?;
+            let (db, again, _) =
+                again.map_err(|why| format!("after another crash, once it was open: {why}"))?;
             if let Some(difference) = again.difference(&found) {
                 return Err(format!("recovered, but lost by another crash once it was open: {difference}"));
             }
@@ -242,7 +265,6 @@ impl Case {
             close(&db)?;
         }
 
-        let second = std::mem::take(&mut *second.lock().unwrap());
         for (index, policy, fs) in second {
             // What the first crash had left was durable, except after a kill: then only what was synced is.
             let least = if image.cause == Cause::Kill { image.durable } else { count };

@@ -180,7 +180,8 @@ impl Outcome {
 }
 
 fn assert_names_place(error: &Error, case: &str) {
-    let is_damage = error.is_corruption() || error.is_not_found() || matches!(error, Error::NotADatabase { .. });
+    let is_damage =
+        error.is_corruption() || error.is_not_found() || matches!(error, Error::NotADatabase { .. });
     assert!(is_damage, "{case}: {error:?}");
     let path = error.path().unwrap_or_else(|| panic!("{case}: the error names no file: {error}"));
     assert!(path.starts_with(dir()), "{case}: {error}");
@@ -211,7 +212,9 @@ fn examine(fixture: &Fixture, fs: &MemoryFileSystem, lost: &[Vec<u8>], case: &st
         let keyspace = db.keyspace(name).unwrap();
         for (key, value) in contents {
             match keyspace.get(key) {
-                Ok(Some(found)) => assert!(*found == value[..], "{case}: {name}: a wrong value of {}", key.escape_ascii()),
+                Ok(Some(found)) => {
+                    assert!(*found == value[..], "{case}: {name}: a wrong value of {}", key.escape_ascii())
+                }
                 Ok(None) => {
                     assert!(lost.contains(key), "{case}: {name}: {} is silently missing", key.escape_ascii());
                 }
@@ -227,18 +230,27 @@ fn examine(fixture: &Fixture, fs: &MemoryFileSystem, lost: &[Vec<u8>], case: &st
                 let entry = if backward { iter.next_back() } else { iter.next() };
                 match entry {
                     None => {
-                        assert!(wanted.next().is_none(), "{case}: {name}: a scan ends too early without an error");
+                        assert!(
+                            wanted.next().is_none(),
+                            "{case}: {name}: a scan ends too early without an error"
+                        );
                         break;
                     }
                     Some(Ok((key, _))) if lost.contains(&key.to_vec()) => {}
                     Some(Ok((key, value))) => {
                         let next = if backward { wanted.next_back() } else { wanted.next() };
                         let (wanted_key, wanted_value) = next.expect("no entry more than there are");
-                        assert!(*key == wanted_key[..] && *value == wanted_value[..], "{case}: {name}: a scan");
+                        assert!(
+                            *key == wanted_key[..] && *value == wanted_value[..],
+                            "{case}: {name}: a scan"
+                        );
                     }
                     Some(Err(error)) => {
                         let again = if backward { iter.next_back() } else { iter.next() };
-                        assert!(again.is_some_and(|again| again.is_err()), "{case}: an iterator forgot its error");
+                        assert!(
+                            again.is_some_and(|again| again.is_err()),
+                            "{case}: an iterator forgot its error"
+                        );
                         outcome.add(error);
                         break;
                     }
@@ -254,7 +266,13 @@ fn examine(fixture: &Fixture, fs: &MemoryFileSystem, lost: &[Vec<u8>], case: &st
 }
 
 /// Damages a file in a copy and examines it.
-fn damage(fixture: &Fixture, name: &str, lost: &[Vec<u8>], case: &str, change: impl FnOnce(&mut Vec<u8>)) -> Outcome {
+fn damage(
+    fixture: &Fixture,
+    name: &str,
+    lost: &[Vec<u8>],
+    case: &str,
+    change: impl FnOnce(&mut Vec<u8>),
+) -> Outcome {
     let fs = fixture.copy();
     let path = dir().join(name);
     let mut bytes = fs.file_bytes(&path).unwrap();
@@ -302,7 +320,10 @@ fn a_missing_table_fails_only_its_keys() {
         assert_eq!(outcome.missing_tables, [dir().join(&name)], "health shows it");
         assert!(blames(&outcome, &name), "{name}: {outcome:?}");
         let path = dir().join(&name);
-        assert!(outcome.errors.iter().all(|error| error.path() == Some(&*path)), "others can be read: {outcome:?}");
+        assert!(
+            outcome.errors.iter().all(|error| error.path() == Some(&*path)),
+            "others can be read: {outcome:?}"
+        );
     }
 }
 
@@ -363,7 +384,10 @@ fn every_flipped_bit_of_a_table_is_right_or_an_error() {
             cases += 1;
             noticed += usize::from(!outcome.is_whole());
             if !outcome.is_whole() {
-                assert!(outcome.refused.is_none() && blames(&outcome, &name), "{name} at {place}: {outcome:?}");
+                assert!(
+                    outcome.refused.is_none() && blames(&outcome, &name),
+                    "{name} at {place}: {outcome:?}"
+                );
             }
         }
     }
@@ -390,9 +414,10 @@ fn every_flipped_bit_of_the_log_is_right_or_an_error() {
         let places = (0..64).chain(positions(used, 400)).chain(positions(bytes.len(), 16));
         let mut refused = 0;
         for place in places {
-            let outcome = damage(fixture, &name, last_record(fixture), &format!("bit flipped at {place}"), |bytes| {
-                bytes[place] ^= 1 << (place % 8);
-            });
+            let outcome =
+                damage(fixture, &name, last_record(fixture), &format!("bit flipped at {place}"), |bytes| {
+                    bytes[place] ^= 1 << (place % 8);
+                });
             assert!(outcome.errors.is_empty(), "{name} at {place}: {outcome:?}");
             if outcome.refused.is_some() {
                 refused += 1;
@@ -489,7 +514,8 @@ fn a_damaged_manifest_is_an_error() {
         refused(examine(fixture, &fs, &[], "manifest missing"), "missing");
 
         for len in [0, 1, 63, 64, 65] {
-            let outcome = damage(fixture, "MANIFEST", &[], &format!("cut to {len}"), |bytes| bytes.truncate(len));
+            let outcome =
+                damage(fixture, "MANIFEST", &[], &format!("cut to {len}"), |bytes| bytes.truncate(len));
             refused(outcome, "cut");
         }
         refused(damage(fixture, "MANIFEST", &[], "zeros", |bytes| bytes.fill(0)), "zeros");
@@ -545,7 +571,9 @@ fn every_cut_and_flip_of_the_manifest_is_right_or_an_error() {
 /// Names and bytes of a real directory.
 fn real_files(dir: &Path) -> Files {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    entries.map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read(&path).unwrap())).collect()
+    entries
+        .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read(&path).unwrap()))
+        .collect()
 }
 
 #[test]
@@ -598,14 +626,14 @@ fn what_is_not_a_database_is_refused_and_left_alone() {
 }
 
 #[test]
-fn links_and_directories_in_place_of_files_are_refused() {
+fn directories_in_place_of_files_are_refused() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("db");
     let db = small().open(&path).unwrap();
     db.put("key", "value").unwrap();
     db.close().unwrap();
-    let table = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
-    let table = table.filter(|path| path.extension().is_some_and(|extension| extension == "sst")).next().unwrap();
+    let mut paths = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+    let table = paths.find(|path| path.extension().is_some_and(|extension| extension == "sst")).unwrap();
     let bytes = fs::read(&table).unwrap();
     fs::remove_file(&table).unwrap();
     fs::create_dir(&table).unwrap();
@@ -621,16 +649,22 @@ fn links_and_directories_in_place_of_files_are_refused() {
 
 #[test]
 fn a_file_system_that_denies_everything_says_so() {
-    for operation in [Operation::CreateDirectory, Operation::Create, Operation::Lock, Operation::ReadDirectory] {
+    for operation in
+        [Operation::CreateDirectory, Operation::Create, Operation::Lock, Operation::ReadDirectory]
+    {
         let memory = MemoryFileSystem::new();
         let fs = FaultFileSystem::new(Arc::new(memory.clone()));
         fs.add(FaultRule::on(operation).error(std::io::ErrorKind::PermissionDenied));
         let path = Path::new("/denied");
         let error = small().file_system(Arc::new(fs)).open(path).unwrap_err();
-        assert!(matches!(&error, Error::Io { .. }) && error.to_string().contains("/denied"), "{operation}: {error}");
+        assert!(
+            matches!(&error, Error::Io { .. }) && error.to_string().contains("/denied"),
+            "{operation}: {error}"
+        );
     }
     // A database whose files cannot be opened.
-    for (part, operation) in [("MANIFEST", Operation::Open), (".log", Operation::Open), ("", Operation::Lock)] {
+    for (part, operation) in [("MANIFEST", Operation::Open), (".log", Operation::Open), ("", Operation::Lock)]
+    {
         let memory = live().copy();
         let before = files(&memory);
         let fs = FaultFileSystem::new(Arc::new(memory.clone()));
@@ -654,22 +688,24 @@ fn child(path: &Path, task: &str, launcher: &[&str]) -> String {
             command
         }
     };
-    let output = command.args(arguments).env("TERRACE_CHILD_TASK", task).env("TERRACE_CHILD_PATH", path).output();
+    let output =
+        command.args(arguments).env("TERRACE_CHILD_TASK", task).env("TERRACE_CHILD_PATH", path).output();
     let output = match output {
         Ok(output) => output,
         Err(error) => return format!("cannot launch: {error}"),
     };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let said = text.lines().find_map(|line| line.split_once("child says: ")).map(|(_, said)| said.to_owned());
-    said.unwrap_or_else(|| {
-        format!("cannot launch: {}{text}", String::from_utf8_lossy(&output.stderr))
-    })
+    said.unwrap_or_else(|| format!("cannot launch: {}{text}", String::from_utf8_lossy(&output.stderr)))
 }
 
 /// The part of some tests that runs in a process of its own; without orders from one it does nothing.
 #[test]
 fn in_a_child() {
-    let (Ok(task), Ok(path)) = (std::env::var("TERRACE_CHILD_TASK"), std::env::var("TERRACE_CHILD_PATH")) else { return };
+    let (Ok(task), Ok(path)) = (std::env::var("TERRACE_CHILD_TASK"), std::env::var("TERRACE_CHILD_PATH"))
+    else {
+        return;
+    };
     let path = Path::new(&path);
     let said = match &*task {
         "open" => match small().open(path) {
@@ -978,7 +1014,9 @@ fn persisted_options_are_checked() {
     let db = with_limit(5000).open("/options").unwrap();
     let snappy = KeyspaceOptions::new().compression(Compression::Snappy);
     db.keyspace_with("packed", snappy.clone()).unwrap();
-    for other in [KeyspaceOptions::new(), snappy.clone().table_bytes(1 << 20), snappy.clone().filter_bits_per_key(0)] {
+    for other in
+        [KeyspaceOptions::new(), snappy.clone().table_bytes(1 << 20), snappy.clone().filter_bits_per_key(0)]
+    {
         let what = invalid(db.keyspace_with("packed", other));
         assert!(what.contains("packed"), "{what}");
     }
@@ -1008,7 +1046,8 @@ fn persisted_options_are_checked() {
 
 #[test]
 fn options_that_cannot_be_are_refused() {
-    let open = |options: Options| invalid(options.file_system(Arc::new(MemoryFileSystem::new())).open("/nonsense"));
+    let open =
+        |options: Options| invalid(options.file_system(Arc::new(MemoryFileSystem::new())).open("/nonsense"));
     open(Options::new().memtable_bytes(0));
     open(Options::new().memtables_max(1));
     open(Options::new().segment_bytes_max(0));
@@ -1026,4 +1065,34 @@ fn options_that_cannot_be_are_refused() {
     db.keyspace(&"n".repeat(255)).unwrap();
     invalid(db.keyspace_with("bad", KeyspaceOptions::new().block_bytes(u32::MAX)));
     assert_eq!(db.keyspace_names().unwrap().len(), 2);
+}
+
+/// Damage at the very head of the log, while the manifest knows of later writes: another keyspace was created since. The
+/// records of the next segments are good, but the history has lost its beginning, and nothing may be given up.
+#[test]
+fn a_log_that_has_lost_its_head_is_refused() {
+    let memory = MemoryFileSystem::new();
+    let dir = Path::new("/head");
+    let options = || Options::new().file_system(Arc::new(memory.clone())).segment_bytes_max(64 << 10);
+    let db = options().open(dir).unwrap();
+    for number in 0..3_000 {
+        db.put(format!("{number:06}"), [b'v'; 100]).unwrap();
+    }
+    db.keyspace("later").unwrap();
+    let killed = memory.process_kill_clone();
+    drop(db);
+
+    let first = dir.join("000001.log");
+    let mut bytes = killed.file_bytes(&first).unwrap();
+    bytes[64 + 24 + 20] ^= 1;
+    killed.replace_bytes(&first, bytes).unwrap();
+    let names = || {
+        let mut names = killed.read_dir(dir).unwrap();
+        names.sort();
+        names
+    };
+    let before = names();
+    let error = Options::new().file_system(Arc::new(killed.clone())).open(dir).unwrap_err();
+    assert!(matches!(&error, Error::Corruption { path, offset: 64, .. } if *path == first), "{error}");
+    assert_eq!(names(), before, "a refused open removes nothing");
 }

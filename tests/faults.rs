@@ -282,7 +282,10 @@ fn a_failed_manifest_sync_poisons_and_loses_nothing_synced() {
         db.put("in the log", "2").unwrap();
         bench.faults.add(FaultRule::on(Operation::Sync).path("MANIFEST").once());
         let error = db.keyspace("doubtful").unwrap_err();
-        assert!(matches!(&error, Error::OutcomeUnknown { cause } if cause.path().unwrap().ends_with("MANIFEST")), "{error}");
+        assert!(
+            matches!(&error, Error::OutcomeUnknown { cause } if cause.path().unwrap().ends_with("MANIFEST")),
+            "{error}"
+        );
         let present = [("synced", "1"), ("in the log", "2")];
         assert_poisoned(&db, &other, &present);
         assert_survives(&bench, &present, &["later"]);
@@ -402,7 +405,10 @@ fn a_full_disk_passes() {
                 for key in refused.keys() {
                     assert!(!db.contains_key(key).unwrap(), "{key} was refused");
                 }
-                assert_eq!(db.iter().unwrap().map(Result::unwrap).filter(|(key, _)| key.len() == 6).count(), acknowledged.len());
+                assert_eq!(
+                    db.iter().unwrap().map(Result::unwrap).filter(|(key, _)| key.len() == 6).count(),
+                    acknowledged.len()
+                );
             };
             all_there(&db);
             assert!(db.health().poisoned.is_none(), "a full disk passes");
@@ -435,7 +441,9 @@ fn short_reads_and_writes_are_gone_on_with() {
     watched("short reads and writes", || {
         let bench = Bench::new();
         bench.faults.add(FaultRule::on(Operation::Write).path(".log").kind(FaultKind::ShortWrite).times(500));
-        bench.faults.add(FaultRule::on(Operation::Write).path("MANIFEST").kind(FaultKind::ShortWrite).times(500));
+        bench
+            .faults
+            .add(FaultRule::on(Operation::Write).path("MANIFEST").kind(FaultKind::ShortWrite).times(500));
         bench.faults.add(FaultRule::on(Operation::Write).path(".sst").kind(FaultKind::ShortWrite).times(500));
         bench.faults.add(FaultRule::on(Operation::Read).kind(FaultKind::ShortRead).times(2000));
         for round in 0..3_u64 {
@@ -524,7 +532,11 @@ fn closing_under_faults_says_so_and_loses_nothing() {
             assert_survives(&bench, &[("synced", "1")], &[]);
             let db = bench.open();
             assert_eq!(db.get("synced").unwrap().as_deref(), Some(&b"1"[..]), "{what}");
-            assert_eq!(db.get("buffered").unwrap().as_deref(), Some(&b"2"[..]), "{what}: the process did not die");
+            assert_eq!(
+                db.get("buffered").unwrap().as_deref(),
+                Some(&b"2"[..]),
+                "{what}: the process did not die"
+            );
         });
     }
 }
@@ -640,7 +652,8 @@ impl History {
     /// What may be found: from the last acknowledged of the first `floor` writes on.
     fn allowed(&self, floor: usize) -> Vec<Option<&str>> {
         let last = self.writes[..floor].iter().rposition(|(_, acknowledged)| *acknowledged);
-        let mut allowed: Vec<_> = self.writes[last.unwrap_or(0)..].iter().map(|(value, _)| value.as_deref()).collect();
+        let mut allowed: Vec<_> =
+            self.writes[last.unwrap_or(0)..].iter().map(|(value, _)| value.as_deref()).collect();
         if last.is_none() {
             allowed.push(None);
         }
@@ -739,7 +752,13 @@ fn run_round(db: &Db, model: &mut Model, round: u64) {
         model.synced();
     }
     for index in 0..3 {
-        put(model, db, &format!("long {index}"), format!("{round}{index}").repeat(8000), Durability::Buffered);
+        put(
+            model,
+            db,
+            &format!("long {index}"),
+            format!("{round}{index}").repeat(8000),
+            Durability::Buffered,
+        );
     }
     if db.sync().is_ok() {
         model.synced();
@@ -784,7 +803,8 @@ fn run_with(rule: Option<FaultRule>, what: &str) -> (bool, FaultFileSystem) {
     ];
     let check = |bench: &Bench, way: &str, crashed: bool| {
         let what = format!("{what}, {way}");
-        let db = bench.options().open(&bench.dir).unwrap_or_else(|error| panic!("{what}: cannot open: {error}"));
+        let db =
+            bench.options().open(&bench.dir).unwrap_or_else(|error| panic!("{what}: cannot open: {error}"));
         model.check(&db, crashed, &what);
         db.put("and on", "it goes").unwrap();
         db.settle().unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -815,7 +835,10 @@ fn sweep(operations: &[Operation], kinds: &[FaultKind]) {
         for &kind in &kinds {
             for forever in [false, true] {
                 for index in 0..count {
-                    let what = format!("{operation} {index} of {count} fails with {kind:?}, {}", if forever { "forever" } else { "once" });
+                    let what = format!(
+                        "{operation} {index} of {count} fails with {kind:?}, {}",
+                        if forever { "forever" } else { "once" }
+                    );
                     let mut rule = FaultRule::on(operation).skip(index).kind(kind);
                     if !forever {
                         rule = rule.once();
@@ -836,7 +859,10 @@ const FULL: FaultKind = FaultKind::Error(ErrorKind::StorageFull);
 
 #[test]
 fn sweep_of_writes() {
-    sweep(&[Operation::Write], &[EIO, FULL, FaultKind::ShortWrite, FaultKind::ErrorAfterEffect(ErrorKind::Other)]);
+    sweep(
+        &[Operation::Write],
+        &[EIO, FULL, FaultKind::ShortWrite, FaultKind::ErrorAfterEffect(ErrorKind::Other)],
+    );
 }
 
 #[test]

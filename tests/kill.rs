@@ -19,7 +19,8 @@ const CHILD: &str = "TERRACE_KILL_CHILD";
 const REPORT_EVERY: u64 = 100;
 
 fn records() -> u64 {
-    std::env::var("TERRACE_RECORDS").map_or(300_000, |text| text.parse().expect("TERRACE_RECORDS is a number"))
+    std::env::var("TERRACE_RECORDS")
+        .map_or(300_000, |text| text.parse().expect("TERRACE_RECORDS is a number"))
 }
 
 /// Scrambles a record's number, so that keys arrive in no order (the finalizer of MurmurHash3, a bijection).
@@ -107,7 +108,10 @@ fn check_prefix(db: &Db) -> u64 {
         more = cursor.next().unwrap();
     }
     let prefix = seen.iter().take_while(|seen| **seen).count() as u64;
-    assert_eq!(count, prefix, "there is a hole: {count} records, but {prefix} before the first that is missing");
+    assert_eq!(
+        count, prefix,
+        "there is a hole: {count} records, but {prefix} before the first that is missing"
+    );
     count
 }
 

@@ -11,7 +11,9 @@ use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use terrace::{Compression, Db, Durability, Error, FileSystem, Keyspace, KeyspaceOptions, Options, PointReads};
+use terrace::{
+    Compression, Db, Durability, Error, FileSystem, Keyspace, KeyspaceOptions, Options, PointReads,
+};
 use terrace::{Snapshot, WriteBatch};
 use terrace_io::{MemoryFileSystem, OsFileSystem};
 use terrace_tests::model::{Bounds, Change, DEFAULT, Map, Model, Write, abbreviated, entries_in};
@@ -69,7 +71,8 @@ fn without_filter_by_pread() {
 #[test]
 fn snappy_without_cache_or_filter_by_pread() {
     run_cases("snappy_without_cache_or_filter_by_pread", || {
-        let defaults = small_tables().compression(Compression::Snappy).filter_bits_per_key(0).block_bytes(4096);
+        let defaults =
+            small_tables().compression(Compression::Snappy).filter_bits_per_key(0).block_bytes(4096);
         small().keyspace_defaults(defaults).block_cache_bytes(0).point_reads(PointReads::Pread)
     });
 }
@@ -97,9 +100,9 @@ enum Step {
     ReadSnapshot,
     DropSnapshot,
     OpenIterator,
-    StepIterators,
+    MoveIterators,
     OpenCursor,
-    StepCursors,
+    MoveCursors,
     LetGo,
     Sync,
     Flush,
@@ -124,9 +127,9 @@ const WEIGHTS: &[(u32, Step)] = &[
     (100, Step::ReadSnapshot),
     (12, Step::DropSnapshot),
     (30, Step::OpenIterator),
-    (150, Step::StepIterators),
+    (150, Step::MoveIterators),
     (15, Step::OpenCursor),
-    (150, Step::StepCursors),
+    (150, Step::MoveCursors),
     (15, Step::LetGo),
     (5, Step::Sync),
     (12, Step::Flush),
@@ -258,7 +261,7 @@ impl Case {
                 let (iter, expected) = open_scan(View::Now(&keyspace), &map, &mut self.generator);
                 self.scans.push(Scan::new(iter, expected));
             }
-            Step::StepIterators => {
+            Step::MoveIterators => {
                 self.trace.step(format!("steps of {} iterators", self.scans.len()));
                 for scan in &mut self.scans {
                     let steps = self.generator.number(0..6);
@@ -270,7 +273,7 @@ impl Case {
                 self.trace.step(format!("a lasting cursor over {:?}", keyspace.name()));
                 self.walks.push(Walk::new(View::Now(&keyspace), &map));
             }
-            Step::StepCursors => {
+            Step::MoveCursors => {
                 self.trace.step(format!("steps of {} cursors", self.walks.len()));
                 for walk in &mut self.walks {
                     let steps = self.generator.number(0..12);
@@ -402,7 +405,8 @@ impl Case {
     fn check_refused(&mut self, keyspace: &Keyspace) {
         let (a, b) = (self.generator.key(), self.generator.key());
         if a != b {
-            let reversed: Bounds<'_> = (Bound::Included(a.as_ref().max(&b)), Bound::Excluded(a.as_ref().min(&b)));
+            let reversed: Bounds<'_> =
+                (Bound::Included(a.as_ref().max(&b)), Bound::Excluded(a.as_ref().min(&b)));
             let refused = keyspace.range::<&[u8]>(reversed);
             assert!(matches!(refused, Err(Error::InvalidArgument(_))), "a reversed range: {refused:?}");
         }
@@ -448,7 +452,9 @@ impl Case {
             let below = size((Bound::Unbounded, Bound::Excluded(&middle)));
             let above = size((Bound::Included(&middle), Bound::Unbounded));
             let slack = metrics.levels.len() as u64 * (16 << 10);
-            assert!(below + above <= size(all) + slack && size(all) <= below + above + slack);
+            let (whole, shown) = (size(all), abbreviated(&middle));
+            let near = below + above <= whole + slack && whole <= below + above + slack;
+            assert!(near, "{below} below {shown} and {above} from there, of {whole} in {:?}", figures.name);
             let held = entries_in(map, (Bound::Unbounded, Bound::Excluded(&middle)));
             let raw: u64 = held.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
             if *keyspace.options() == small_tables() {
@@ -511,8 +517,8 @@ impl Case {
         self.let_handles_go();
         self.db = None;
         // They pin what they need, not the database.
-        self.step(Step::StepIterators);
-        self.step(Step::StepCursors);
+        self.step(Step::MoveIterators);
+        self.step(Step::MoveCursors);
     }
 
     fn open(&mut self) {

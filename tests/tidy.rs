@@ -14,8 +14,16 @@ const ARROWS: [(&str, &str, &[&str]); 8] = [
     ("compaction", "terrace-compaction", &["terrace-io", "terrace-sstable"]),
     ("engine", "terrace", &["terrace-io", "terrace-sstable", "terrace-compaction", "terrace-wal"]),
     ("tools", "terrace-tools", &["terrace", "terrace-io", "terrace-sstable"]),
-    ("tests", "terrace-tests", &["terrace", "terrace-io", "terrace-sstable", "terrace-wal", "terrace-compaction", "terrace-tools"]),
-    ("benches", "terrace-benches", &["terrace", "terrace-io", "terrace-sstable", "terrace-wal", "terrace-compaction"]),
+    (
+        "tests",
+        "terrace-tests",
+        &["terrace", "terrace-io", "terrace-sstable", "terrace-wal", "terrace-compaction", "terrace-tools"],
+    ),
+    (
+        "benches",
+        "terrace-benches",
+        &["terrace", "terrace-io", "terrace-sstable", "terrace-wal", "terrace-compaction"],
+    ),
 ];
 
 /// The only files with unsafe code.
@@ -116,7 +124,9 @@ fn test_only_files(texts: &BTreeMap<PathBuf, (String, String)>) -> BTreeSet<Path
                 } else {
                     directory.join(stem)
                 };
-                files.insert(named.unwrap_or_else(|| below.join(format!("{module}.rs"))));
+                let file = below.join(format!("{module}.rs"));
+                let file = if texts.contains_key(&file) { file } else { below.join(module).join("mod.rs") };
+                files.insert(named.unwrap_or(file));
             }
         }
     }
@@ -197,7 +207,8 @@ fn blank(text: &str) -> String {
             (0..hashes + 2).for_each(|_| out.push(' '));
             index += hashes + 2;
             let rest: String = chars[index..].iter().collect();
-            let inside = rest.find(&closing).map_or(rest.chars().count(), |byte| rest[..byte].chars().count());
+            let inside =
+                rest.find(&closing).map_or(rest.chars().count(), |byte| rest[..byte].chars().count());
             chars[index..index + inside].iter().for_each(|&c| hide(&mut out, c));
             index += inside;
             let skipped = closing.len().min(chars.len() - index);
@@ -265,7 +276,8 @@ fn the_lexer_tells_code_from_the_rest() {
     assert_eq!(code.lines().count(), 3);
     assert_eq!(code.matches("unsafe").count(), 1, "{code}");
     assert!(code.contains("end") && code.contains("&'static str") && !code.contains('{'), "{code}");
-    let tests = test_lines("a\n#[cfg(test)]\n#[path = \"\"]\nmod t;\nb\n#[cfg(test)]\nmod u {\n fn x() {}\n}\nc\n");
+    let tests =
+        test_lines("a\n#[cfg(test)]\n#[path = \"\"]\nmod t;\nb\n#[cfg(test)]\nmod u {\n fn x() {}\n}\nc\n");
     assert_eq!(tests, [false, true, true, true, false, true, true, true, true, false]);
     assert!(has_word("x unsafe {", "unsafe") && !has_word("unsafe_code", "unsafe"));
 }
@@ -358,7 +370,8 @@ fn every_other_crate_forbids_unsafe_code() {
             continue;
         }
         roots += 1;
-        let wanted = if source.name.starts_with("io/") { "#![deny(unsafe_code)]" } else { "#![forbid(unsafe_code)]" };
+        let wanted =
+            if source.name.starts_with("io/") { "#![deny(unsafe_code)]" } else { "#![forbid(unsafe_code)]" };
         if !source.code.lines().any(|line| line.trim() == wanted) {
             broken.push(format!("{} lacks {wanted}", source.name));
         }
@@ -384,7 +397,9 @@ fn nothing_is_left_to_do() {
     let mut broken = Vec::new();
     for source in sources() {
         for (index, (line, code)) in source.text.lines().zip(source.code.lines()).enumerate() {
-            if unfinished.iter().any(|word| code.contains(&**word)) || marks.iter().any(|mark| line.contains(&**mark)) {
+            if unfinished.iter().any(|word| code.contains(&**word))
+                || marks.iter().any(|mark| line.contains(&**mark))
+            {
                 broken.push(format!("{}:{}: {}", source.name, index + 1, line.trim()));
             }
         }

@@ -16,4 +16,4 @@ pub use place::{BENCH_DIR, scratch_directory};
 pub use records::{KEY_BYTES, Key, Records, VALUE_BYTES, touch, zipf_indices};
 pub use report::{criterion, measure, record_count};
 pub use settled::{Settled, load};
-pub use usage::{Faults, Memory, process_time, thread_time};
+pub use usage::{Faults, Memory, RunQueue, process_time, thread_time};

@@ -89,6 +89,40 @@ pub fn process_time() -> Duration {
     clock(Clock::Process)
 }
 
+/// Says how long the thread that made it was ready to run while other threads had the processors. Where the system does
+/// not tell, it says zero.
+#[derive(Debug)]
+pub struct RunQueue {
+    schedstat: Option<std::fs::File>,
+}
+
+impl RunQueue {
+    /// That of the calling thread.
+    pub fn of_this_thread() -> Self {
+        RunQueue { schedstat: std::fs::File::open("/proc/thread-self/schedstat").ok() }
+    }
+
+    /// How long that was so far. Takes about a microsecond.
+    pub fn waited(&self) -> Duration {
+        let mut text = [0; 64];
+        let read = self.schedstat.as_ref().and_then(|file| read_start(file, &mut text).ok()).unwrap_or(0);
+        // Time on a processor, time ready to run, number of time slices.
+        let nanos =
+            std::str::from_utf8(&text[..read]).ok().and_then(|text| text.split(' ').nth(1)?.parse().ok());
+        Duration::from_nanos(nanos.unwrap_or(0))
+    }
+}
+
+#[cfg(unix)]
+fn read_start(file: &std::fs::File, buffer: &mut [u8]) -> std::io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buffer, 0)
+}
+
+#[cfg(not(unix))]
+fn read_start(_: &std::fs::File, _: &mut [u8]) -> std::io::Result<usize> {
+    Ok(0)
+}
+
 enum Clock {
     Thread,
     Process,

@@ -27,7 +27,7 @@ pub(crate) enum Change {
     TableRemoved { keyspace: u32, level: usize, number: u64 },
     KeyspaceFlushed { id: u32, through: u64 },
     SegmentAdded { number: u32, length: u64 },
-    SegmentsRetired { below: u32 },
+    SegmentsRetired { below: u32, first_sequence: u64 },
     NextKeyspace(u32),
     LogSynced(Position),
 }
@@ -60,6 +60,8 @@ pub(crate) struct Catalog {
     pub segments: BTreeMap<u32, u64>,
     /// Every segment below it is retired.
     pub first_segment: u32,
+    /// The sequence number that the first record from there on has, or will have.
+    pub log_first_sequence: u64,
     /// The highest segment number that was ever named.
     pub last_segment: u32,
     pub log_synced: Position,
@@ -92,6 +94,7 @@ impl Catalog {
             Change::NextTable(1),
             Change::KeyspaceAdded { id: 0, name: DEFAULT_KEYSPACE.to_owned(), options: defaults },
             Change::NextKeyspace(1),
+            Change::SegmentsRetired { below: 1, first_sequence: 1 },
         ];
         for change in first {
             catalog.apply(change).expect("the first edit contradicts nothing");
@@ -127,7 +130,10 @@ impl Catalog {
         }
         edit.push(Change::NextKeyspace(self.next_keyspace));
         // Retired before added: the numbers below `first_segment` must not be named again.
-        edit.push(Change::SegmentsRetired { below: self.first_segment });
+        edit.push(Change::SegmentsRetired {
+            below: self.first_segment,
+            first_sequence: self.log_first_sequence,
+        });
         edit.extend(self.segments.iter().map(|(&number, &length)| Change::SegmentAdded { number, length }));
         edit.push(Change::LogSynced(self.log_synced));
         edit
@@ -191,8 +197,9 @@ impl Catalog {
                 self.segments.insert(number, length);
                 self.last_segment = self.last_segment.max(number);
             }
-            Change::SegmentsRetired { below } => {
+            Change::SegmentsRetired { below, first_sequence } => {
                 self.first_segment = self.first_segment.max(below);
+                self.log_first_sequence = self.log_first_sequence.max(first_sequence);
                 self.last_segment = self.last_segment.max(below.saturating_sub(1));
                 self.segments = self.segments.split_off(&below);
             }
@@ -304,8 +311,9 @@ fn encode_change(change: &Change, body: &mut Vec<u8>) -> u8 {
             put_varint(body, *length);
             9
         }
-        Change::SegmentsRetired { below } => {
+        Change::SegmentsRetired { below, first_sequence } => {
             put_varint(body, u64::from(*below));
+            put_varint(body, *first_sequence);
             10
         }
         Change::NextKeyspace(id) => {
@@ -374,7 +382,7 @@ fn decode_change(tag: u8, body: &mut Decoder<'_>) -> Option<Change> {
         },
         8 => Change::KeyspaceFlushed { id: body.varint32()?, through: body.varint()? },
         9 => Change::SegmentAdded { number: body.varint32()?, length: body.varint()? },
-        10 => Change::SegmentsRetired { below: body.varint32()? },
+        10 => Change::SegmentsRetired { below: body.varint32()?, first_sequence: body.varint()? },
         11 => Change::NextKeyspace(body.varint32()?),
         12 => Change::LogSynced(Position { segment: body.varint32()?, offset: body.varint32()? }),
         _ => return None,
@@ -452,7 +460,7 @@ mod tests {
             Change::SegmentAdded { number: 1, length: 1 << 20 },
             Change::SegmentAdded { number: 2, length: 1 << 20 },
             Change::SegmentAdded { number: 3, length: 2 << 20 },
-            Change::SegmentsRetired { below: 2 },
+            Change::SegmentsRetired { below: 2, first_sequence: 9 },
             Change::LogSynced(Position { segment: 3, offset: 64 }),
         ];
         let decoded = decode(&encode(&edit)).unwrap();
@@ -468,7 +476,7 @@ mod tests {
         let mut catalog = busy_catalog();
         for retire_all in [false, true] {
             if retire_all {
-                catalog.apply(Change::SegmentsRetired { below: 4 }).unwrap();
+                catalog.apply(Change::SegmentsRetired { below: 4, first_sequence: 13 }).unwrap();
             }
             let mut copy = Catalog::default();
             for change in decode(&encode(&catalog.snapshot())).unwrap() {

@@ -27,9 +27,9 @@ use crate::batch::{BATCH_HEADER_BYTES, Operations, encode_header};
 use crate::core::Core;
 use crate::keyspace::KeyspaceInner;
 use crate::log::Appender;
+use crate::log_keeper::LogTask;
 use crate::memtable::{Memtable, Sealed};
 use crate::options::Durability;
-use crate::service::Task;
 use crate::version::State;
 
 /// A group is cut when it has this many bytes of operations, so that nobody waits long for others.
@@ -193,7 +193,7 @@ impl Core {
             first = run.end;
         }
         if writer.appender.is_half_full() {
-            self.service.send(Task::PrepareSegment);
+            self.log_keeper.send(LogTask::PrepareSegment);
         }
     }
 
@@ -213,7 +213,7 @@ impl Core {
                 if index > 0 {
                     return (index, Ok(()));
                 }
-                if let Err(error) = writer.appender.roll(&self.log, payload_len) {
+                if let Err(error) = writer.appender.roll(&self.log, payload_len, sequence + 1) {
                     return (1, Err(error));
                 }
             }

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use terrace_compaction::{
     Choice, LEVELS, Output, Policy, Rules, debt_bytes, input_cursor, pick_range, write_tables,
 };
-use terrace_io::Result;
+use terrace_io::{Error, Result};
 use terrace_sstable::{Cause, Table, TableMeta};
 
 use crate::catalog::Change;
@@ -207,30 +207,35 @@ pub(crate) fn empty_level0(core: &Core, keyspace: &KeyspaceInner) -> Result<()> 
     let version = keyspace.peek().version.clone();
     // 0 for the bottom: the level that level 0 is merged into as a rule.
     let choice = pick_range(&version.shape(Vec::new()), &core.policy(keyspace), 0, everything, 0);
-    let Some(choice) = choice else { return Ok(()) };
-    let mut state = core.work.state.lock();
-    run_compaction(core, &mut state, keyspace, &Arc::new(choice))
+    choice.map_or(Ok(()), |choice| run_claimed(core, keyspace, choice))
 }
 
 fn compact_levels(core: &Core, keyspace: &KeyspaceInner, range: KeyRange<'_>) -> Result<()> {
-    let policy = core.policy(keyspace);
-    let bottom = LEVELS - 1;
+    // One choice for each level takes all of it that overlaps the range; what is flushed meanwhile came too late.
     for level in 0..LEVELS {
-        let mut asked = false;
-        // At the bottom once: snapshots can hold on to what a rewrite could drop.
-        while level < bottom || !asked {
-            asked = true;
-            core.check_open()?;
-            core.poison.check()?;
-            let version = keyspace.peek().version.clone();
-            let Some(choice) = pick_range(&version.shape(Vec::new()), &policy, level, range, bottom) else {
-                break;
-            };
-            let mut state = core.work.state.lock();
-            run_compaction(core, &mut state, keyspace, &Arc::new(choice))?;
+        if core.stopping() {
+            return Err(Error::Closed);
+        }
+        core.poison.check()?;
+        let version = keyspace.peek().version.clone();
+        let shape = version.shape(Vec::new());
+        if let Some(choice) = pick_range(&shape, &core.policy(keyspace), level, range, LEVELS - 1) {
+            run_claimed(core, keyspace, choice)?;
         }
     }
     Ok(())
+}
+
+/// Runs a compaction in a keyspace that was claimed.
+fn run_claimed(core: &Core, keyspace: &KeyspaceInner, choice: Choice) -> Result<()> {
+    let mut state = core.work.state.lock();
+    let outcome = run_compaction(core, &mut state, keyspace, &Arc::new(choice));
+    if outcome.is_ok() {
+        state.compaction_trouble.remove(&keyspace.id);
+    }
+    drop(state);
+    // Both end a job early, and look the same to it.
+    keyspace.check_exists().and(outcome)
 }
 
 /// See [`crate::Keyspace::approximate_size`].
@@ -253,9 +258,9 @@ fn table_share(table: &Arc<Table>, (from, to): KeyRange<'_>) -> Result<u64> {
         _ => None,
     };
     let end = match to {
-        Bound::Included(key) | Bound::Excluded(key) if *key < **largest_key => {
-            Some(table.approximate_offset(key)?)
-        }
+        Bound::Included(key) if *key < **largest_key => Some(table.approximate_offset(key)?),
+        // The last entry alone may be most of the table.
+        Bound::Excluded(key) if *key <= **largest_key => Some(table.approximate_offset(key)?),
         _ => None,
     };
     if (start, end) == (None, None) {

@@ -23,6 +23,7 @@ use crate::counters::Counters;
 use crate::health::Health;
 use crate::keyspace::KeyspaceInner;
 use crate::log::Log;
+use crate::log_keeper::{LogKeeper, LogTask};
 use crate::manifest::Manifest;
 use crate::options::{KeyspaceOptions, Options};
 use crate::poison::Poison;
@@ -30,7 +31,7 @@ use crate::service::{Service, Task};
 use crate::snapshot::Snapshots;
 use crate::throttle::{StallReason, Throttle};
 use crate::version::{State, Version};
-use crate::work::Work;
+use crate::work::{Trouble, Work};
 
 /// The keyspaces of a database by id.
 pub(crate) type Keyspaces = BTreeMap<u32, Arc<KeyspaceInner>>;
@@ -57,12 +58,14 @@ pub(crate) struct Core {
     pub work: Work,
     pub throttle: Throttle,
     pub service: Service,
+    pub log_keeper: LogKeeper,
     pub counters: Counters,
     pub missing_tables: Vec<PathBuf>,
     /// Tables that were let go of, as long as a reader keeps them.
     pub obsolete: Mutex<Vec<Weak<Table>>>,
     pub stopping: AtomicBool,
     pub closed: AtomicBool,
+    pub closing: Mutex<()>,
     pub threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held until the last thread that may write has ended.
     pub lock: Mutex<Option<Box<dyn DirectoryLock>>>,
@@ -117,8 +120,10 @@ impl Core {
 
     /// Slows a writer down if it must be, and stops it while every memtable is full.
     pub fn wait_for_room(&self, keyspaces: &[Arc<KeyspaceInner>], bytes: u64) -> Result<()> {
-        let is_full =
-            |keyspace: &Arc<KeyspaceInner>| keyspace.peek().sealed.len() + 1 >= self.options.memtables_max;
+        // What was dropped is never flushed; the write will say so.
+        let is_full = |keyspace: &Arc<KeyspaceInner>| {
+            keyspace.peek().sealed.len() + 1 >= self.options.memtables_max && keyspace.check_exists().is_ok()
+        };
         if keyspaces.iter().any(is_full) {
             let span = tracing::info_span!("stall", reason = StallReason::MemtablesFull.as_str());
             let _entered = span.enter();
@@ -158,10 +163,7 @@ impl Core {
                 targets.extend(newest.map(|memtable| (keyspace.clone(), memtable)));
             }
         }
-        let started = Instant::now();
-        if let Some(trouble) = &mut self.work.state.lock().flush_trouble {
-            trouble.retry_at = started;
-        }
+        let started = Trouble::retry_now(self.work.state.lock().flush_trouble.iter_mut());
         self.work.changed.notify_all();
         self.wait_for_work(|state| {
             self.poison.check()?;
@@ -173,7 +175,7 @@ impl Core {
                 return Ok(true);
             }
             match &state.flush_trouble {
-                Some(trouble) if trouble.at >= started => Err(trouble.error.clone()),
+                Some(trouble) if trouble.began >= started => Err(trouble.error.clone()),
                 _ if self.stopping() => Err(Error::Closed),
                 _ => Ok(false),
             }
@@ -207,7 +209,11 @@ impl Core {
         self.flush_keyspaces(|_| true)?;
         self.wait_for_compactions()?;
         for keyspace in self.keyspaces.load_full().values() {
-            compact::empty_level0(self, keyspace)?;
+            match compact::empty_level0(self, keyspace) {
+                // It is gone, and owes nothing.
+                Err(Error::KeyspaceDropped { .. }) => {}
+                outcome => outcome?,
+            }
         }
         self.wait_for_compactions()?;
         self.retire_log()?;
@@ -217,12 +223,15 @@ impl Core {
     }
 
     fn wait_for_compactions(&self) -> Result<()> {
+        let started = Trouble::retry_now(self.work.state.lock().compaction_trouble.values_mut());
+        self.work.changed.notify_all();
         self.wait_for_work(|state| {
             self.poison.check()?;
             if self.stopping() {
                 return Err(Error::Closed);
             }
-            if let Some(trouble) = state.compaction_trouble.values().next() {
+            let mut troubles = state.compaction_trouble.values();
+            if let Some(trouble) = troubles.find(|trouble| trouble.began >= started) {
                 return Err(trouble.error.clone());
             }
             let settled = |keyspace: &Arc<KeyspaceInner>| {
@@ -266,6 +275,7 @@ impl Core {
             Change::NextKeyspace(id + 1),
             Change::KeyspaceFlushed { id, through },
             Change::LastSequence(through),
+            Change::LogSynced(self.log.synced()),
         ])?;
         let state = State::new(Version::empty());
         let keyspace = Arc::new(KeyspaceInner::new(id, name.to_owned(), options, self.instance, state));
@@ -292,8 +302,11 @@ impl Core {
         {
             let mut manifest = self.manifest.lock();
             let through = writer.last_sequence;
-            manifest
-                .commit(vec![Change::KeyspaceDropped { id: keyspace.id }, Change::LastSequence(through)])?;
+            manifest.commit(vec![
+                Change::KeyspaceDropped { id: keyspace.id },
+                Change::LastSequence(through),
+                Change::LogSynced(self.log.synced()),
+            ])?;
             keyspace.dropped.store(true, Ordering::Release);
             self.change_keyspaces(|keyspaces| drop(keyspaces.remove(&keyspace.id)));
         }
@@ -324,8 +337,10 @@ impl Core {
             edit.push(Change::LastSequence(through));
             edit.push(Change::LogSynced(self.log.synced()));
             manifest.commit(edit)?;
-            keyspace.keep_cleared(self.snapshots.now(), |moment| self.snapshots.any_before(moment));
-            keyspace.replace(|_| (State::new(Version::empty()), ()));
+            self.snapshots.frozen(|moment, any_before| {
+                keyspace.keep_cleared(moment, any_before);
+                keyspace.replace(|_| (State::new(Version::empty()), ()));
+            });
             old
         };
         self.let_go(old.version.tables().map(|(_, table)| table));
@@ -349,6 +364,8 @@ impl Core {
 
     /// Finishes and ends everything. See [`crate::Db::close`].
     pub fn close(&self) -> Result<()> {
+        // A second close waits for the first.
+        let _closing = self.closing.lock();
         {
             let mut writer = self.committer.writer.lock();
             if std::mem::replace(&mut writer.closed, true) {
@@ -380,6 +397,7 @@ impl Core {
             self.stopping.store(true, Ordering::SeqCst);
         }
         self.work.changed.notify_all();
+        self.log_keeper.send(LogTask::Stop);
         self.service.send(Task::Stop);
     }
 

@@ -113,9 +113,10 @@ pub(crate) fn retire_segments(
             state.memtables().filter(|memtable| !flushed.is_some_and(|gone| Arc::ptr_eq(memtable, gone)));
         below = live.filter_map(|memtable| memtable.first_segment()).fold(below, u32::min);
     }
+    let Some(first_sequence) = core.log.first_sequence_from(below) else { return Vec::new() };
     let retired: Vec<_> = manifest.catalog().segments.range(..below).map(|(&n, &len)| (n, len)).collect();
     if !retired.is_empty() {
-        edit.push(Change::SegmentsRetired { below });
+        edit.push(Change::SegmentsRetired { below, first_sequence });
     }
     retired
 }

@@ -137,6 +137,9 @@ fn merged(state: &State, range: KeyRange<'_>) -> MergeCursor<Source> {
     MergeCursor::new(sources)
 }
 
+/// After so many versions that do not count, a search is cheaper than going on one by one.
+const STEPS_BEFORE_SEEK: usize = 8;
+
 /// Where a [`Cursor`] stands, and which way it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -326,17 +329,30 @@ impl Cursor {
 
     /// Goes forward to the first version that counts. With `skip`, versions of `self.key` do not.
     fn settle_forward(&mut self, mut skip: bool) -> Result<Place> {
+        let mut steps = 0;
         while self.merge.valid() {
-            let hidden = self.merge.sequence() > self.snapshot || skip && self.merge.key() == self.key;
-            if !hidden {
+            let is_old = skip && self.merge.key() == self.key;
+            let is_new = self.merge.sequence() > self.snapshot;
+            if !is_old && !is_new {
                 if self.merge.kind() == Kind::Put {
                     return Ok(Place::Forward);
                 }
                 skip = true;
                 self.key.clear();
                 self.key.extend_from_slice(self.merge.key());
+                steps = 0;
             }
-            self.merge.next()?;
+            steps += 1;
+            if steps % STEPS_BEFORE_SEEK != 0 {
+                self.merge.next()?;
+            } else if is_old && self.merge.sequence() > 0 {
+                self.merge.seek(&self.key, 0)?;
+            } else if is_new && !is_old {
+                let key = self.merge.key().to_vec();
+                self.merge.seek(&key, self.snapshot)?;
+            } else {
+                self.merge.next()?;
+            }
         }
         Ok(Place::Nowhere)
     }

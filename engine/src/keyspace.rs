@@ -61,13 +61,15 @@ impl KeyspaceInner {
 
     /// The state for snapshot number `snapshot`: that of before a clear, if the snapshot is from before it.
     pub fn state_at(&self, snapshot: u64) -> Arc<State> {
+        // Loaded first: if it is one from after a clear, then what is kept of before is seen below.
+        let state = self.state();
         if self.has_cleared.load(Ordering::Acquire) {
             let cleared = self.cleared.lock();
-            if let Some((_, state)) = cleared.iter().find(|(moment, _)| snapshot < *moment) {
-                return state.clone();
+            if let Some((_, kept)) = cleared.iter().find(|(moment, _)| snapshot < *moment) {
+                return kept.clone();
             }
         }
-        self.state()
+        state
     }
 
     /// Replaces the state by what `change` makes of it.

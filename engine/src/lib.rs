@@ -56,6 +56,7 @@ mod health;
 mod iter;
 mod keyspace;
 mod log;
+mod log_keeper;
 mod manifest;
 mod memtable;
 mod metrics;

@@ -8,9 +8,11 @@
 //! Segments are made ahead of need by a background thread: zero-filled or recycled, synced, and named in the manifest
 //! before their first record. They start small, so that a small database stays small, and double.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use parking_lot::{Condvar, Mutex};
 use terrace_io::{Error, FileSystem, LogFile, Result};
@@ -43,6 +45,8 @@ pub(crate) struct Log {
     synced: AtomicU64,
     /// The segment that is appended to; the last one before if there is none now.
     active: AtomicU32,
+    /// The sequence numbers that the live segments with records start with.
+    starts: Mutex<BTreeMap<u32, u64>>,
     provision: Mutex<Provision>,
     pub bytes_written: AtomicU64,
     pub syncs: AtomicU64,
@@ -98,6 +102,7 @@ impl Log {
             synced_changed: Condvar::new(),
             synced: AtomicU64::new(0),
             active: AtomicU32::new(last_segment),
+            starts: Mutex::default(),
             provision: Mutex::new(Provision {
                 prepared: None,
                 next_number: last_segment + 1,
@@ -121,7 +126,12 @@ impl Log {
 
     /// No record from now on goes to a segment below it.
     pub fn active_segment(&self) -> u32 {
-        self.active.load(Relaxed)
+        self.active.load(Acquire)
+    }
+
+    /// The sequence number of the first record in segment `below` or behind it. `None` if there is no such record.
+    pub fn first_sequence_from(&self, below: u32) -> Option<u64> {
+        self.starts.lock().range(below..).next().map(|(_, &sequence)| sequence)
     }
 
     /// Makes everything before `position` durable: syncs, or waits for the thread that does.
@@ -153,7 +163,8 @@ impl Log {
                     state.synced = target;
                     self.synced.store(pack(target), Relaxed);
                     // The newest of them may have been appended to since, so it stays.
-                    state.unsynced.drain(..files.len().saturating_sub(1));
+                    let done = files.len().saturating_sub(1).min(state.unsynced.len());
+                    state.unsynced.drain(..done);
                 }
                 Err(error) => drop(self.poison.set(error)),
             }
@@ -229,6 +240,7 @@ impl Log {
     pub fn release(&self, retired: &[(u32, u64)]) {
         let mut provision = self.provision.lock();
         for &(number, length) in retired {
+            self.starts.lock().remove(&number);
             if length == self.segment_bytes_max && provision.spares.len() < SPARES_MAX {
                 provision.spares.push(number);
             } else {
@@ -247,12 +259,15 @@ impl Log {
             let retired = catalog.segments.keys().copied().collect();
             if !catalog.segments.is_empty() {
                 let below = catalog.last_segment + 1;
-                manifest
-                    .commit(vec![Change::LastSequence(last_sequence), Change::SegmentsRetired { below }])?;
+                manifest.commit(vec![
+                    Change::LastSequence(last_sequence),
+                    Change::SegmentsRetired { below, first_sequence: last_sequence + 1 },
+                ])?;
             }
             retired
         };
         appender.leave_segment(self);
+        self.starts.lock().clear();
         provision.prepared = None;
         provision.next_bytes = SEGMENT_BYTES_MIN.min(self.segment_bytes_max);
         let spares = std::mem::take(&mut provision.spares);
@@ -283,8 +298,9 @@ impl Appender {
         self.segment.as_ref().is_some_and(|segment| segment.remaining() >= needed)
     }
 
-    /// Moves on to a segment that has room for a payload of `payload_len` bytes. The group must be empty.
-    pub fn roll(&mut self, log: &Log, payload_len: usize) -> Result<()> {
+    /// Moves on to a segment that has room for a payload of `payload_len` bytes, the batch that starts with sequence
+    /// number `first_sequence`. The group must be empty.
+    pub fn roll(&mut self, log: &Log, payload_len: usize, first_sequence: u64) -> Result<()> {
         debug_assert!(self.group.is_empty(), "a group lies in one segment");
         if let Some(full) = &mut self.segment {
             // What a failed append has left must not be found behind the good records: its numbers are used again.
@@ -293,7 +309,9 @@ impl Appender {
         let segment = log.take_segment(record_len(payload_len))?;
         // `written` stays where the last record ended: what is said to be synced is always the end of a record.
         log.sync.lock().unsynced.push(segment.file().clone());
-        log.active.store(segment.number(), Relaxed);
+        log.starts.lock().insert(segment.number(), first_sequence);
+        // Whoever sees this number sees the memtables as they were when the segments before it were full.
+        log.active.store(segment.number(), Release);
         self.segment = Some(segment);
         self.half_full_told = false;
         Ok(())
@@ -310,8 +328,11 @@ impl Appender {
     pub fn append(&mut self, log: &Log) -> Result<Position> {
         let segment = self.segment.as_mut().expect("a group is encoded for a segment");
         let outcome = segment.append(&self.group);
-        if outcome.is_ok() {
-            log.bytes_written.fetch_add(self.group.len() as u64, Relaxed);
+        match outcome {
+            Ok(_) => drop(log.bytes_written.fetch_add(self.group.len() as u64, Relaxed)),
+            // Best effort, so that a crash does not bring back what is about to be reported as failed; the next append
+            // to the segment, and leaving it, insist on it.
+            Err(_) => drop(segment.seal()),
         }
         self.clear();
         let end = outcome?;

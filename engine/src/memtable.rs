@@ -20,8 +20,9 @@ use terrace_wal::Position;
 /// Bytes that an entry costs besides its key and value: the node with its average tower, and the allocation's header.
 const ENTRY_OVERHEAD_BYTES: u64 = 112;
 
-/// Entries that a cursor takes from the skip list at a time.
-const CURSOR_CHUNK: usize = 64;
+/// Entries that a cursor takes from the skip list at a time: few right after a seek, then ever more.
+const CURSOR_CHUNK_FIRST: usize = 4;
+const CURSOR_CHUNK_MAX: usize = 256;
 
 /// One version of one key.
 #[derive(Clone)]
@@ -242,7 +243,13 @@ impl Memtable {
 
     /// A cursor that keeps the memtable alive.
     pub fn cursor(self: &Arc<Self>) -> MemtableCursor {
-        MemtableCursor { memtable: self.clone(), chunk: Vec::new(), at: 0, ascending: true }
+        MemtableCursor {
+            memtable: self.clone(),
+            chunk: Vec::new(),
+            at: 0,
+            ascending: true,
+            chunk_len: CURSOR_CHUNK_FIRST,
+        }
     }
 }
 
@@ -261,6 +268,8 @@ pub(crate) struct MemtableCursor {
     chunk: Vec<Entry>,
     at: usize,
     ascending: bool,
+    /// How many entries to take next.
+    chunk_len: usize,
 }
 
 impl fmt::Debug for Entry {
@@ -270,19 +279,26 @@ impl fmt::Debug for Entry {
 }
 
 impl MemtableCursor {
+    /// Starts anew from a place that was asked for.
+    fn jump(&mut self, bound: Bound<&(dyn Placed + '_)>, ascending: bool) {
+        self.chunk_len = CURSOR_CHUNK_FIRST;
+        self.fill(bound, ascending);
+    }
+
     fn fill(&mut self, bound: Bound<&(dyn Placed + '_)>, ascending: bool) {
         let map = &self.memtable.map;
         let mut next = match ascending {
             true => map.lower_bound::<dyn Placed + '_>(bound),
             false => map.upper_bound::<dyn Placed + '_>(bound),
         };
-        // The chunk is built apart, because the bound may borrow from the old one.
-        let mut chunk = Vec::with_capacity(CURSOR_CHUNK);
-        while let Some(entry) = next.filter(|_| chunk.len() < CURSOR_CHUNK) {
-            chunk.push(entry.key().clone());
+        self.chunk.clear();
+        while let Some(entry) = next {
+            self.chunk.push(entry.key().clone());
+            if self.chunk.len() == self.chunk_len {
+                break;
+            }
             next = if ascending { entry.next() } else { entry.prev() };
         }
-        self.chunk = chunk;
         self.at = 0;
         self.ascending = ascending;
     }
@@ -301,31 +317,32 @@ impl MemtableCursor {
             return;
         }
         let here = self.entry().clone();
+        self.chunk_len = (2 * self.chunk_len).min(CURSOR_CHUNK_MAX);
         self.fill(Bound::Excluded(&here), ascending);
     }
 }
 
 impl Cursor for MemtableCursor {
     fn seek_to_first(&mut self) -> Result<()> {
-        self.fill(Bound::Unbounded, true);
+        self.jump(Bound::Unbounded, true);
         Ok(())
     }
 
     fn seek_to_last(&mut self) -> Result<()> {
-        self.fill(Bound::Unbounded, false);
+        self.jump(Bound::Unbounded, false);
         Ok(())
     }
 
     fn seek(&mut self, key: &[u8], sequence: u64) -> Result<()> {
         let place = Place { prefix: prefix_of(key), key, sequence };
-        self.fill(Bound::Included(&place), true);
+        self.jump(Bound::Included(&place), true);
         Ok(())
     }
 
     fn seek_before(&mut self, key: &[u8]) -> Result<()> {
         // Nothing sorts between the last version of the key before and the newest possible version of this one.
         let place = Place { prefix: prefix_of(key), key, sequence: u64::MAX };
-        self.fill(Bound::Excluded(&place), false);
+        self.jump(Bound::Excluded(&place), false);
         Ok(())
     }
 
@@ -398,7 +415,7 @@ mod tests {
     #[test]
     fn a_cursor_walks_both_ways_across_chunks() {
         let memtable = Memtable::new();
-        let count = 3 * CURSOR_CHUNK as u64 + 7;
+        let count = 3 * CURSOR_CHUNK_MAX as u64 + 7;
         for index in 0..count {
             memtable.insert(format!("{index:06}").as_bytes(), 6, index + 1, Kind::Put, 1);
         }

@@ -16,7 +16,8 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use terrace_io::{Error, FileSystem, Medium, Result};
 use terrace_sstable::{
-    BlockCache, Cause, PointReads, Table, TableContext, TableMeta, parse_table_file_name, table_file_name,
+    BlockCache, Cause, PointReads, SEQUENCE_MAX, Table, TableContext, TableMeta, parse_table_file_name,
+    table_file_name,
 };
 use terrace_wal::{
     LogReader, Position, Record, RecordKind, parse_segment_file_name, segment_file_name,
@@ -31,6 +32,7 @@ use crate::counters::Counters;
 use crate::flush::write_memtable;
 use crate::keyspace::KeyspaceInner;
 use crate::log::Log;
+use crate::log_keeper::{self, LogKeeper};
 use crate::manifest::{MANIFEST, MANIFEST_TEMPORARY, Manifest};
 use crate::options::Options;
 use crate::poison::Poison;
@@ -64,11 +66,13 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<Arc<Core>> {
     check_options(dir, manifest.catalog(), options)?;
 
     let (service, tasks) = Service::new(fs.clone());
-    let mut core = build_core(fs, dir, options, manifest, poison, service, &names)?;
+    let (log_keeper, log_tasks) = LogKeeper::new();
+    let mut core = build_core(fs, dir, options, manifest, poison, (service, log_keeper), &names)?;
     let span = tracing::info_span!("recovery", dir = %dir.display());
     span.in_scope(|| {
         replay(&core, &names)?;
         core.manifest.lock().make_durable()?;
+        persist_options(&core)?;
         remove_leftovers(&core, &names);
         Ok::<_, Error>(())
     })?;
@@ -79,7 +83,11 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<Arc<Core>> {
     let mut threads = Vec::new();
     let mut spawn = |name: &str, run: Box<dyn FnOnce(&Core) + Send>| {
         let shared = core.clone();
-        let thread = std::thread::Builder::new().name(format!("terrace-{name}")).spawn(move || run(&shared));
+        let run = move || {
+            let _alarm = Alarm(&shared);
+            run(&shared);
+        };
+        let thread = std::thread::Builder::new().name(format!("terrace-{name}")).spawn(run);
         threads.push(thread.map_err(|error| Error::io(dir, terrace_io::Operation::Open, error))?);
         Ok(())
     };
@@ -88,6 +96,7 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<Arc<Core>> {
         for _ in 0..options.compaction_threads {
             spawn("compact", Box::new(work::compaction_worker))?;
         }
+        spawn("log", Box::new(move |core| log_keeper::run(core, &log_tasks)))?;
         spawn("service", Box::new(move |core| service::run(core, &tasks)))
     })();
     if let Err(error) = started {
@@ -96,6 +105,32 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<Arc<Core>> {
     }
     *core.threads.lock() = threads;
     Ok(core)
+}
+
+/// Poisons the database if its thread panics, so that nobody waits for work that will not be done.
+struct Alarm<'a>(&'a Core);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0
+                .poison
+                .set(Error::invalid("a background thread of the database has panicked: this is a bug"));
+            self.0.work.changed.notify_all();
+        }
+    }
+}
+
+/// Records options that may change and have.
+fn persist_options(core: &Core) -> Result<()> {
+    let mut manifest = core.manifest.lock();
+    let catalog = manifest.catalog();
+    if core.max_value_bytes == catalog.max_value_bytes {
+        return Ok(());
+    }
+    let id = catalog.database_id;
+    let created_micros = catalog.created_micros;
+    manifest.commit(vec![Change::Database { id, created_micros, max_value_bytes: core.max_value_bytes }])
 }
 
 /// Makes sure that a directory is one that may be opened, and lists it.
@@ -146,7 +181,7 @@ fn build_core(
     options: &Options,
     manifest: Manifest,
     poison: Arc<Poison>,
-    service: Service,
+    (service, log_keeper): (Service, LogKeeper),
     names: &[String],
 ) -> Result<Core> {
     static INSTANCES: AtomicU64 = AtomicU64::new(1);
@@ -207,11 +242,13 @@ fn build_core(
         work: Work::default(),
         throttle: Throttle::default(),
         service,
+        log_keeper,
         counters: Counters::default(),
         missing_tables,
         obsolete: Mutex::default(),
         stopping: AtomicBool::new(false),
         closed: AtomicBool::new(false),
+        closing: Mutex::default(),
         threads: Mutex::default(),
         lock: Mutex::new(None),
         opened: Instant::now(),
@@ -270,13 +307,11 @@ impl Replay<'_> {
             return Err(damaged("a log record is not a batch"));
         }
         let (first, count, operations) = Operations::from_payload(&record.payload).map_err(damaged)?;
-        let continues = match self.last_sequence {
-            Some(last) => first == last + 1,
-            // Records before it are retired; the manifest knows at least their last number.
-            None => first <= self.catalog.last_sequence + 1,
-        };
-        if !continues || first == 0 {
+        if first != self.last_sequence.map_or(self.catalog.log_first_sequence, |last| last + 1) {
             return Ok(false);
+        }
+        if first > SEQUENCE_MAX - u64::from(u32::MAX) {
+            return Err(damaged("the sequence number of a batch is out of range"));
         }
         let operations: Vec<Operation<'_>> = operations.collect::<Result<_, _>>().map_err(damaged)?;
         if operations.len() != count as usize {
@@ -336,8 +371,15 @@ impl Replay<'_> {
         edit.extend(keyspaces.keys().map(|&id| Change::KeyspaceFlushed { id, through: last_sequence }));
         edit.push(Change::NextTable(core.peek_table_number()));
         edit.push(Change::LastSequence(last_sequence));
-        edit.push(Change::SegmentsRetired { below: self.catalog.last_segment + 1 });
-        core.manifest.lock().commit(edit)?;
+        edit.push(Change::SegmentsRetired {
+            below: self.catalog.last_segment + 1,
+            first_sequence: last_sequence + 1,
+        });
+        let mut manifest = core.manifest.lock();
+        // A record says that those before it are durable, so they must be before the next one is written.
+        manifest.make_durable()?;
+        manifest.commit(edit)?;
+        drop(manifest);
 
         for (id, metas) in std::mem::take(&mut self.tables) {
             let added = metas.into_iter().map(|meta| (0, Table::new(core.tables.clone(), meta))).collect();

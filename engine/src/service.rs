@@ -1,10 +1,8 @@
-//! The service thread: small chores that must not happen on anybody's hot path.
-//!
-//! It makes log segments ahead of need, lets go of what the last reader has left (unmapping tables, deleting obsolete
-//! files, freeing memtables), flushes keyspaces that pin too much log, and syncs the log at intervals.
+//! The service thread: it lets go of what the last reader has left, since that takes time that nobody's hot path should
+//! spend: unmapping tables, deleting obsolete files, freeing memtables.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use terrace_io::FileSystem;
@@ -13,10 +11,11 @@ use terrace_sstable::{Reclaim, TableRemains};
 use crate::core::Core;
 use crate::memtable::Memtable;
 
+/// How often memtables that somebody still reads are looked at again.
+const MEMTABLE_INTERVAL: Duration = Duration::from_millis(500);
+
 /// A chore.
 pub(crate) enum Task {
-    /// Make the next log segment.
-    PrepareSegment,
     /// Unmap a table, and delete its file if it is obsolete.
     Remains(TableRemains),
     /// Free a memtable once its last reader is gone.
@@ -87,41 +86,26 @@ fn dispose(fs: &dyn FileSystem, remains: TableRemains) {
 /// The service thread.
 pub(crate) fn run(core: &Core, tasks: &Receiver<Task>) {
     let mut memtables: Vec<Arc<Memtable>> = Vec::new();
-    let interval = core.options.sync_interval;
-    let mut next_sync = interval.map(|interval| Instant::now() + interval);
     loop {
-        let task = match next_sync {
-            Some(at) => tasks.recv_deadline(at),
-            None => tasks.recv().map_err(RecvTimeoutError::from),
+        // Those that somebody still reads wait for another time.
+        memtables.retain(|memtable| Arc::strong_count(memtable) > 1);
+        let task = match memtables.is_empty() {
+            true => tasks.recv().map_err(RecvTimeoutError::from),
+            false => tasks.recv_timeout(MEMTABLE_INTERVAL),
         };
         match task {
-            Ok(Task::PrepareSegment) => prepare_segment(core),
             Ok(Task::Remains(remains)) => dispose(&*core.fs, remains),
             Ok(Task::Memtable(memtable)) => memtables.push(memtable),
             // Nobody may be waiting any more.
             Ok(Task::Report(done)) => drop(done.send(())),
             Ok(Task::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) => {
-                if let Err(error) = core.sync() {
-                    tracing::error!(%error, "the interval sync failed");
-                }
-                next_sync = interval.map(|interval| Instant::now() + interval);
-            }
+            Err(RecvTimeoutError::Timeout) => {}
         }
-        // Those that somebody still reads wait for another time.
-        memtables.retain(|memtable| Arc::strong_count(memtable) > 1);
     }
+    // What comes after the last of these stays until the next open.
     while let Ok(task) = tasks.try_recv() {
         if let Task::Remains(remains) = task {
             dispose(&*core.fs, remains);
         }
     }
-}
-
-fn prepare_segment(core: &Core) {
-    if let Err(error) = core.log.prepare() {
-        // The writer that needs it will try again, and tell its caller.
-        tracing::warn!(%error, "no log segment could be made ahead of need");
-    }
-    core.flush_oldest_log();
 }

@@ -48,15 +48,13 @@ impl Snapshots {
         (live.len(), live.values().min().map_or(Duration::ZERO, Instant::elapsed))
     }
 
-    /// The number of the next snapshot: those with smaller numbers were taken before now.
-    pub fn now(&self) -> u64 {
-        let _live = self.live.lock();
-        self.next.load(Ordering::Relaxed)
-    }
-
-    /// Whether a snapshot taken before `moment` (see [`Snapshots::now`]) is live.
-    pub fn any_before(&self, moment: u64) -> bool {
-        self.live.lock().keys().any(|&(_, number)| number < moment)
+    /// Runs `change` while no snapshot is taken or given up: whatever it changes, each snapshot sees all of it or
+    /// nothing. It gets the number of the next snapshot (those with smaller numbers were taken before now), and
+    /// a function that says whether one with a number below another is live.
+    pub fn frozen(&self, change: impl FnOnce(u64, &dyn Fn(u64) -> bool)) {
+        let live = self.live.lock();
+        let any_before = |moment: u64| live.keys().any(|&(_, number)| number < moment);
+        change(self.next.load(Ordering::Relaxed), &any_before);
     }
 }
 
@@ -94,9 +92,11 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let core = &self.handle.core;
         core.snapshots.live.lock().remove(&self.id);
-        for keyspace in core.keyspaces.load().values() {
-            keyspace.forget_cleared(|moment| core.snapshots.any_before(moment));
-        }
+        core.snapshots.frozen(|_, any_before| {
+            for keyspace in core.keyspaces.load().values() {
+                keyspace.forget_cleared(any_before);
+            }
+        });
     }
 }
 

@@ -30,8 +30,6 @@ pub(crate) struct Work {
 
 #[derive(Default)]
 pub(crate) struct WorkState {
-    /// A flush is running.
-    pub flushing: bool,
     /// Running compactions, with their keyspaces.
     pub compacting: Vec<(u32, Arc<Choice>)>,
     /// Keyspaces that a manual compaction has to itself.
@@ -51,19 +49,25 @@ impl WorkState {
 #[derive(Debug, Clone)]
 pub(crate) struct Trouble {
     pub error: Error,
-    /// When it failed.
-    pub at: Instant,
+    /// When the attempt began that failed.
+    pub began: Instant,
     pub retry_at: Instant,
     pause: Duration,
 }
 
 impl Trouble {
-    fn after(error: Error, before: Option<&Trouble>) -> Self {
+    fn after(error: Error, began: Instant, before: Option<&Trouble>) -> Self {
         let pause = before.map_or(RETRY_FIRST, |before| (2 * before.pause).min(RETRY_LAST));
         // Space may be freed at any time, and looking for it costs little.
         let pause = if error.is_disk_full() { pause.min(Duration::from_secs(1)) } else { pause };
-        let at = Instant::now();
-        Trouble { error, at, retry_at: at + pause, pause }
+        Trouble { error, began, retry_at: Instant::now() + pause, pause }
+    }
+
+    /// Tries again at once. Says when: what fails from here on has failed anew.
+    pub fn retry_now<'a>(troubles: impl Iterator<Item = &'a mut Trouble>) -> Instant {
+        let now = Instant::now();
+        troubles.for_each(|trouble| trouble.retry_at = now);
+        now
     }
 
     fn holds(trouble: Option<&Trouble>) -> bool {
@@ -74,9 +78,11 @@ impl Trouble {
 impl Core {
     /// Wakes whoever waits for work or for its end, and adjusts the throttle to what is owed now.
     pub fn work_changed(&self) {
-        self.throttle.set(self.pressures());
-        // Taken and released, so that nobody is between looking and sleeping.
-        drop(self.work.state.lock());
+        {
+            // Held, so that a newer limit is not replaced by an older one, and nobody is between looking and sleeping.
+            let _state = self.work.state.lock();
+            self.throttle.set(self.pressures());
+        }
         self.work.changed.notify_all();
     }
 
@@ -112,9 +118,22 @@ impl Core {
         choices.max_by(|(_, a), (_, b)| a.score.total_cmp(&b.score))
     }
 
+    /// Forgets troubles of compactions that are not needed any more: the keyspace was cleared, compacted by hand, or
+    /// is gone.
+    fn forget_compaction_troubles(&self, state: &mut WorkState) {
+        let keyspaces = self.keyspaces.load();
+        state.compaction_trouble.retain(|id, _| {
+            keyspaces.get(id).is_some_and(|keyspace| {
+                let version = keyspace.peek().version.clone();
+                pick(&version.shape(Vec::new()), &self.policy(keyspace)).is_some()
+            })
+        });
+    }
+
     fn pause(&self, state: &mut MutexGuard<'_, WorkState>) {
+        let poisoned = self.poison.cause().is_some();
         let troubles = state.flush_trouble.iter().chain(state.compaction_trouble.values());
-        match troubles.map(|trouble| trouble.retry_at).min() {
+        match troubles.map(|trouble| trouble.retry_at).min().filter(|_| !poisoned) {
             Some(retry_at) => {
                 let soon = Instant::now() + Duration::from_millis(10);
                 self.work.changed.wait_until(state, retry_at.max(soon));
@@ -137,19 +156,23 @@ impl Core {
 pub(crate) fn flush_worker(core: &Core) {
     let mut state = core.work.state.lock();
     while !core.stopping() {
+        let next = core.next_flush();
+        if next.is_none() {
+            // Whatever failed is gone, or will never be tried again and shows as poison.
+            state.flush_trouble = None;
+        }
         let held = Trouble::holds(state.flush_trouble.as_ref());
-        let Some(keyspace) = core.next_flush().filter(|_| !held) else {
+        let Some(keyspace) = next.filter(|_| !held) else {
             core.pause(&mut state);
             continue;
         };
-        state.flushing = true;
+        let began = Instant::now();
         let outcome = MutexGuard::unlocked(&mut state, || flush::flush_oldest(core, &keyspace));
-        state.flushing = false;
         state.flush_trouble = match outcome {
             Ok(()) | Err(Error::Closed) => None,
             Err(error) => {
                 tracing::error!(%error, keyspace = keyspace.name, "a flush failed and will be tried again");
-                Some(Trouble::after(error, state.flush_trouble.as_ref()))
+                Some(Trouble::after(error, began, state.flush_trouble.as_ref()))
             }
         };
         MutexGuard::unlocked(&mut state, || core.work_changed());
@@ -161,15 +184,17 @@ pub(crate) fn compaction_worker(core: &Core) {
     let mut state = core.work.state.lock();
     while !core.stopping() {
         let Some((keyspace, choice)) = core.next_compaction(&state) else {
+            core.forget_compaction_troubles(&mut state);
             core.pause(&mut state);
             continue;
         };
+        let began = Instant::now();
         let outcome = run_compaction(core, &mut state, &keyspace, &choice);
         match outcome {
             Ok(()) | Err(Error::Closed) => drop(state.compaction_trouble.remove(&keyspace.id)),
             Err(error) => {
                 tracing::error!(%error, keyspace = keyspace.name, "a compaction failed and will be tried again");
-                let trouble = Trouble::after(error, state.compaction_trouble.get(&keyspace.id));
+                let trouble = Trouble::after(error, began, state.compaction_trouble.get(&keyspace.id));
                 state.compaction_trouble.insert(keyspace.id, trouble);
             }
         }

@@ -94,7 +94,11 @@ impl Model {
         }
         self.keyspaces.iter().find_map(|(name, map)| {
             let differs = first_difference(map, &other.keyspaces[name])?;
-            Some(format!("keyspace {name:?}, {} against {} entries, {differs}", map.len(), other.map(name).len()))
+            Some(format!(
+                "keyspace {name:?}, {} against {} entries, {differs}",
+                map.len(),
+                other.map(name).len()
+            ))
         })
     }
 }
@@ -104,7 +108,12 @@ fn first_difference(left: &Map, right: &Map) -> Option<String> {
     let of = |map: &Map, key: &Bytes| map.get(key).map_or("nothing".to_owned(), |value| abbreviated(value));
     let mut keys = left.keys().chain(right.keys());
     let differing = keys.find(|key| left.get(*key) != right.get(*key))?;
-    Some(format!("at key {}: {} against {}", abbreviated(differing), of(left, differing), of(right, differing)))
+    Some(format!(
+        "at key {}: {} against {}",
+        abbreviated(differing),
+        of(left, differing),
+        of(right, differing)
+    ))
 }
 
 /// Bytes, so that a person can tell which are meant.

@@ -118,7 +118,10 @@ pub fn read_all(db: &Db, keys: &[Bytes]) -> Result<Model, String> {
             let expected = forward.next();
             if !expected.is_some_and(|expected| *key == **expected.0 && *value == **expected.1) {
                 let expected = expected.map_or("nothing".to_owned(), |(key, _)| abbreviated(key));
-                return Err(format!("a reverse scan of {name:?} gives {}, not {expected}", abbreviated(&key)));
+                return Err(format!(
+                    "a reverse scan of {name:?} gives {}, not {expected}",
+                    abbreviated(&key)
+                ));
             }
         }
         if let Some((key, _)) = forward.next() {

@@ -85,7 +85,11 @@ pub fn check_points(view: View<'_>, map: &Map, generator: &mut Generator) {
         let shown = abbreviated(key);
         let got = view.get(key).unwrap();
         assert!(got.as_deref() == expected, "get of {shown}: {}", compared(got.as_deref(), expected));
-        assert!(found.as_deref() == expected, "multi_get of {shown}: {}", compared(found.as_deref(), expected));
+        assert!(
+            found.as_deref() == expected,
+            "multi_get of {shown}: {}",
+            compared(found.as_deref(), expected)
+        );
         assert_eq!(view.contains_key(key).unwrap(), expected.is_some(), "contains_key of {shown}");
         let equal = view.get_with(key, |value| Some(value) == expected).unwrap();
         assert_eq!(equal, expected.map(|_| true), "get_with of {shown}");
@@ -166,7 +170,9 @@ impl Scan {
 }
 
 fn shown<T: std::ops::Deref<Target = [u8]>>(entry: Option<(T, T)>) -> String {
-    entry.map_or("nothing".to_owned(), |(key, value)| format!("{} = {}", abbreviated(&key), abbreviated(&value)))
+    entry.map_or("nothing".to_owned(), |(key, value)| {
+        format!("{} = {}", abbreviated(&key), abbreviated(&value))
+    })
 }
 
 fn compared(got: Option<&[u8]>, expected: Option<&[u8]>) -> String {
@@ -184,7 +190,12 @@ pub fn check_all(view: View<'_>, map: &Map) {
     }
     for (key, value) in map {
         let got = view.get(key).unwrap();
-        assert!(got.as_deref() == Some(value), "get of {}: {}", abbreviated(key), compared(got.as_deref(), Some(value)));
+        assert!(
+            got.as_deref() == Some(value),
+            "get of {}: {}",
+            abbreviated(key),
+            compared(got.as_deref(), Some(value))
+        );
     }
 }
 
@@ -206,8 +217,11 @@ impl Walk {
 
     /// Moves the cursor somewhere, now and then far.
     pub fn step(&mut self, generator: &mut Generator) {
-        let first = |bounds: Bounds<'_>| self.entries.range::<[u8], _>(bounds).next().map(|(key, _)| key.clone());
-        let last = |bounds: Bounds<'_>| self.entries.range::<[u8], _>(bounds).next_back().map(|(key, _)| key.clone());
+        let first =
+            |bounds: Bounds<'_>| self.entries.range::<[u8], _>(bounds).next().map(|(key, _)| key.clone());
+        let last = |bounds: Bounds<'_>| {
+            self.entries.range::<[u8], _>(bounds).next_back().map(|(key, _)| key.clone())
+        };
         let key = generator.probe();
         let (found, place) = match generator.number(0..16) {
             0 => (self.cursor.seek_to_first(), first((Bound::Unbounded, Bound::Unbounded))),

@@ -45,7 +45,8 @@ impl Generator {
     /// With a pool of `keys` keys; `long` ones among them have up to 64 KiB.
     pub fn new(seed: u64, keys: usize, long: usize, values: ValueLengths) -> Self {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
-        let mut pool: Vec<Bytes> = vec![Bytes::from(&b""[..]), Bytes::from(&[0][..]), Bytes::from(&[0xff; 9][..])];
+        let mut pool: Vec<Bytes> =
+            vec![Bytes::from(&b""[..]), Bytes::from(&[0][..]), Bytes::from(&[0xff; 9][..])];
         while pool.len() < keys {
             pool.push(short_key(&mut rng));
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use terrace_io::{LogFile, Result};
+use terrace_io::{LogFile, PAGE_BYTES, Result};
 
 /// Zeros are written in pieces of this size: larger ones would leave large folios in the page cache, through which
 /// every small write afterwards would have to walk.
@@ -35,7 +35,7 @@ impl Tail {
         self.end
     }
 
-    /// Writes `bytes` at the end with one write and moves the end behind them. After an error it has not moved.
+    /// Writes `bytes` at the end and moves the end behind them. After an error it has not moved.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let end = self.end + bytes.len() as u64;
         if self.failed_end > end {
@@ -43,12 +43,34 @@ impl Tail {
             self.write_zeros(end, self.failed_end)?;
             self.failed_end = end;
         }
-        if let Err(error) = self.file.write_at(bytes, self.end) {
+        if let Err(error) = self.write_whole_pages(bytes) {
             self.failed_end = end;
             return Err(error);
         }
         self.end = end;
         Ok(())
+    }
+
+    /// Writes `bytes` at the end, and zeros behind them to the end of a page that is written to for the first time.
+    ///
+    /// The kernel may have dropped a page that was filled long ago from its cache, and would read it from the disk
+    /// before it could change a part of it: a wait of milliseconds in the middle of a small write. A page that is
+    /// written as a whole needs no reading, and then stays, for it is dirty.
+    fn write_whole_pages(&self, bytes: &[u8]) -> Result<()> {
+        const PAGE: u64 = PAGE_BYTES as u64;
+        let end = self.end + bytes.len() as u64;
+        let last_page = end / PAGE * PAGE;
+        let is_begun = last_page < self.end;
+        if is_begun || end == last_page || last_page + PAGE > self.file.len() {
+            return self.file.write_at(bytes, self.end);
+        }
+        let (before, rest) = bytes.split_at((last_page - self.end) as usize);
+        if !before.is_empty() {
+            self.file.write_at(before, self.end)?;
+        }
+        let mut page = [0; PAGE_BYTES];
+        page[..rest.len()].copy_from_slice(rest);
+        self.file.write_at(&page, last_page)
     }
 
     /// Says that bytes before `to` may be left from writes that are not to be read: as if an append had failed.
