@@ -192,7 +192,7 @@ impl Core {
             }
             first = run.end;
         }
-        if writer.appender.is_half_full() {
+        if writer.appender.wants_next_segment() {
             self.log_keeper.send(LogTask::PrepareSegment);
         }
     }
@@ -258,7 +258,7 @@ impl Core {
         self.visible.store(sequence, Ordering::Release);
         self.counters.user_bytes_written.fetch_add(user_bytes, Ordering::Relaxed);
         for keyspace in requests.iter().flat_map(|request| request.keyspaces) {
-            if keyspace.peek().memtable.heap_bytes() >= self.options.memtable_bytes {
+            if keyspace.peek().memtable.heap_bytes() >= self.memtable_bytes() {
                 self.seal_memtable(writer, keyspace);
             }
         }

@@ -16,6 +16,7 @@ use terrace_sstable::{Cause, Table, TableMeta};
 
 use crate::catalog::Change;
 use crate::core::Core;
+use crate::flush::MEMTABLES_PER_FLUSH;
 use crate::keyspace::KeyspaceInner;
 use crate::throttle::Pressure;
 use crate::version::{KeyRange, State, Version, overlaps};
@@ -49,7 +50,7 @@ impl Core {
                     l0_trigger: self.options.l0_trigger,
                     debt_bytes: self.debt(keyspace, &state.version),
                     level_base_bytes: self.options.level_base_bytes,
-                    sealed_memtables: state.sealed.len(),
+                    sealed_memtables: state.sealed.len() / MEMTABLES_PER_FLUSH,
                     memtables_max: self.options.memtables_max,
                 }
             })

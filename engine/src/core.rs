@@ -20,6 +20,7 @@ use crate::catalog::Change;
 use crate::commit::Committer;
 use crate::compact;
 use crate::counters::Counters;
+use crate::flush::MEMTABLES_PER_FLUSH;
 use crate::health::Health;
 use crate::keyspace::KeyspaceInner;
 use crate::log::Log;
@@ -118,11 +119,17 @@ impl Core {
         }
     }
 
+    /// The heap that one memtable may take.
+    pub fn memtable_bytes(&self) -> u64 {
+        self.options.memtable_bytes / MEMTABLES_PER_FLUSH as u64
+    }
+
     /// Slows a writer down if it must be, and stops it while every memtable is full.
     pub fn wait_for_room(&self, keyspaces: &[Arc<KeyspaceInner>], bytes: u64) -> Result<()> {
         // What was dropped is never flushed; the write will say so.
         let is_full = |keyspace: &Arc<KeyspaceInner>| {
-            keyspace.peek().sealed.len() + 1 >= self.options.memtables_max && keyspace.check_exists().is_ok()
+            let memtables_max = self.options.memtables_max * MEMTABLES_PER_FLUSH;
+            keyspace.peek().sealed.len() + 1 >= memtables_max && keyspace.check_exists().is_ok()
         };
         if keyspaces.iter().any(is_full) {
             let span = tracing::info_span!("stall", reason = StallReason::MemtablesFull.as_str());
@@ -159,6 +166,7 @@ impl Core {
             let writer = self.committer.writer.lock();
             for keyspace in self.keyspaces.load().values().filter(|keyspace| which(keyspace)) {
                 self.seal_memtable(&writer, keyspace);
+                keyspace.flush_wanted.store(true, Ordering::Relaxed);
                 let newest = keyspace.peek().sealed.first().cloned();
                 targets.extend(newest.map(|memtable| (keyspace.clone(), memtable)));
             }
@@ -197,8 +205,10 @@ impl Core {
         let Some(oldest) = oldest else { return };
         let writer = self.committer.writer.lock();
         for keyspace in self.keyspaces.load().values() {
-            if keyspace.peek().memtable.first_segment().is_some_and(|segment| segment <= oldest) {
+            if keyspace.peek().memtables().any(|memtable| memtable.first_segment() <= Some(oldest)) {
                 self.seal_memtable(&writer, keyspace);
+                keyspace.flush_wanted.store(true, Ordering::Relaxed);
+                self.work_changed();
             }
         }
     }

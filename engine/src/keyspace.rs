@@ -25,6 +25,8 @@ pub(crate) struct KeyspaceInner {
     /// Which open database it belongs to.
     pub instance: u64,
     pub dropped: AtomicBool,
+    /// Its sealed memtables are to be flushed even if they are few.
+    pub flush_wanted: AtomicBool,
     /// Replaced under `replacing`, read by anyone.
     state: ArcSwap<State>,
     replacing: Mutex<()>,
@@ -41,6 +43,7 @@ impl KeyspaceInner {
             options,
             instance,
             dropped: AtomicBool::new(false),
+            flush_wanted: AtomicBool::new(false),
             state: ArcSwap::from_pointee(state),
             replacing: Mutex::new(()),
             cleared: Mutex::default(),

@@ -172,7 +172,8 @@ impl Log {
         }
     }
 
-    /// Makes the next segment if there is none ready. Called in the background when the active one is half full.
+    /// Makes the next segment if there is none ready. Called in the background when it is time: see
+    /// [`Appender::wants_next_segment`].
     pub fn prepare(&self) -> Result<()> {
         let mut provision = self.provision.lock();
         // Without an active segment the log is at rest, since it was asked for: nothing is made for later.
@@ -238,15 +239,18 @@ impl Log {
 
     /// Gives up segments that the manifest has just retired: `(number, length)`. The files of some are kept for reuse.
     pub fn release(&self, retired: &[(u32, u64)]) {
-        let mut provision = self.provision.lock();
-        for &(number, length) in retired {
-            self.starts.lock().remove(&number);
-            if length == self.segment_bytes_max && provision.spares.len() < SPARES_MAX {
-                provision.spares.push(number);
-            } else {
-                self.remove(number);
+        self.starts.lock().retain(|number, _| !retired.iter().any(|(gone, _)| gone == number));
+        let mut unwanted = Vec::new();
+        {
+            let mut provision = self.provision.lock();
+            for &(number, length) in retired {
+                let keep = length == self.segment_bytes_max && provision.spares.len() < SPARES_MAX;
+                let place = if keep { &mut provision.spares } else { &mut unwanted };
+                place.push(number);
             }
         }
+        // A writer may be waiting for a segment: nothing slow happens under that lock.
+        unwanted.into_iter().for_each(|number| self.remove(number));
     }
 
     /// Retires every segment, removes all the log's files and starts small again. Everything in the log must be in
@@ -288,7 +292,7 @@ impl Log {
 pub(crate) struct Appender {
     segment: Option<SegmentWriter>,
     group: Vec<u8>,
-    half_full_told: bool,
+    next_segment_asked: bool,
 }
 
 impl Appender {
@@ -313,7 +317,7 @@ impl Appender {
         // Whoever sees this number sees the memtables as they were when the segments before it were full.
         log.active.store(segment.number(), Release);
         self.segment = Some(segment);
-        self.half_full_told = false;
+        self.next_segment_asked = false;
         Ok(())
     }
 
@@ -346,12 +350,13 @@ impl Appender {
         self.group.shrink_to(GROUP_BYTES_KEPT);
     }
 
-    /// Whether it is time to prepare the next segment; says so once for each segment.
-    pub fn is_half_full(&mut self) -> bool {
+    /// Whether it is time to prepare the next segment: says so once for each segment, early, for making one can take as
+    /// long as filling a small one, but not at once, for a small database may never need another.
+    pub fn wants_next_segment(&mut self) -> bool {
         let Some(segment) = &self.segment else { return false };
-        let half_full = !self.half_full_told && segment.remaining() < segment.len() / 2;
-        self.half_full_told |= half_full;
-        half_full
+        let wanted = !self.next_segment_asked && segment.remaining() < segment.len() / 8 * 7;
+        self.next_segment_asked |= wanted;
+        wanted
     }
 
     /// Lets go of the active segment, whose records are all in tables: the next write starts another.

@@ -94,15 +94,15 @@ impl Options {
         self
     }
 
-    /// Bytes of heap that a keyspace's memtable may take before it is written to a table (default: 64 MiB,
+    /// Bytes of heap that a keyspace's memtables may take before they are written to a table (default: 64 MiB,
     /// at least 64 KiB).
     pub fn memtable_bytes(mut self, bytes: u64) -> Self {
         self.memtable_bytes = bytes;
         self
     }
 
-    /// Memtables of one keyspace, the active one included, before writers wait for a flush (default: 4, at
-    /// least 2).
+    /// Writers of a keyspace wait for a flush once its memtables take so many times [`Options::memtable_bytes`]
+    /// (default: 4, at least 2).
     pub fn memtables_max(mut self, count: usize) -> Self {
         self.memtables_max = count;
         self

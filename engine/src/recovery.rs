@@ -29,7 +29,7 @@ use crate::catalog::{Catalog, CatalogKeyspace, Change};
 use crate::commit::Committer;
 use crate::core::{Core, Keyspaces};
 use crate::counters::Counters;
-use crate::flush::write_memtable;
+use crate::flush::write_memtables;
 use crate::keyspace::KeyspaceInner;
 use crate::log::Log;
 use crate::log_keeper::{self, LogKeeper};
@@ -348,7 +348,7 @@ impl Replay<'_> {
         if memtable.is_empty() {
             return Ok(());
         }
-        let tables = write_memtable(self.core, keyspace, &memtable, Cause::Recovery, &|| false)?;
+        let tables = write_memtables(self.core, keyspace, &[memtable], Cause::Recovery, &|| false)?;
         self.tables.entry(keyspace.id).or_default().extend(tables);
         keyspace.replace(|state| (State::new(Version::clone(&state.version)), ()));
         Ok(())

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -13,6 +14,7 @@ use terrace_compaction::{Choice, pick};
 use terrace_io::{Error, Result};
 
 use crate::core::Core;
+use crate::flush::MEMTABLES_PER_FLUSH;
 use crate::keyspace::KeyspaceInner;
 use crate::{compact, flush};
 
@@ -94,8 +96,10 @@ impl Core {
         let keyspaces = self.keyspaces.load();
         let oldest = keyspaces.values().filter_map(|keyspace| {
             let state = keyspace.peek();
-            let segment = state.sealed.last()?.first_segment()?;
-            Some((segment, keyspace))
+            let oldest = state.sealed.last()?;
+            let ready =
+                state.sealed.len() >= MEMTABLES_PER_FLUSH || keyspace.flush_wanted.load(Ordering::Relaxed);
+            ready.then_some((oldest.first_segment()?, keyspace))
         });
         oldest.min_by_key(|(segment, _)| *segment).map(|(_, keyspace)| keyspace.clone())
     }
@@ -167,7 +171,7 @@ pub(crate) fn flush_worker(core: &Core) {
             continue;
         };
         let began = Instant::now();
-        let outcome = MutexGuard::unlocked(&mut state, || flush::flush_oldest(core, &keyspace));
+        let outcome = MutexGuard::unlocked(&mut state, || flush::flush_sealed(core, &keyspace));
         state.flush_trouble = match outcome {
             Ok(()) | Err(Error::Closed) => None,
             Err(error) => {
