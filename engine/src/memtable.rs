@@ -11,6 +11,7 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use crossbeam_skiplist::SkipMap;
 use terrace_io::Result;
@@ -23,6 +24,10 @@ const ENTRY_OVERHEAD_BYTES: u64 = 112;
 /// Entries that a cursor takes from the skip list at a time: few right after a seek, then ever more.
 const CURSOR_CHUNK_FIRST: usize = 4;
 const CURSOR_CHUNK_MAX: usize = 256;
+
+/// Entries that are freed between two pauses, and how long these are.
+const FREED_AT_ONCE: usize = 128;
+const FREEING_PAUSE: Duration = Duration::from_micros(20);
 
 /// One version of one key.
 #[derive(Clone)]
@@ -239,6 +244,17 @@ impl Memtable {
             next = entry.next();
         }
         bytes
+    }
+
+    /// Frees it entry by entry, with pauses. An allocator has locks, and a thread that frees a hundred thousand pieces
+    /// in one go can keep one from a writer for tens of milliseconds.
+    pub fn free_gently(self) {
+        for (index, entry) in self.map.into_iter().enumerate() {
+            drop(entry);
+            if index % FREED_AT_ONCE == FREED_AT_ONCE - 1 {
+                std::thread::sleep(FREEING_PAUSE);
+            }
+        }
     }
 
     /// A cursor that keeps the memtable alive.
