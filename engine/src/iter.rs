@@ -389,6 +389,9 @@ impl std::fmt::Debug for Cursor {
 /// thread, and outlive the database handle. After an error it gives that error again and again: nothing is skipped
 /// silently.
 ///
+/// While the database is open, nothing that an iterator needs is deleted. One that is kept until after the database was
+/// closed and *opened again* may find tables gone that it has not come to yet: it says so with an error.
+///
 /// ```
 /// # fn main() -> terrace::Result<()> {
 /// # let directory = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@
 
 use terrace_io::{Checksum, PAGE_BYTES};
 
-use crate::key::{KEY_BYTES_MAX, Kind, VALUE_BYTES_MAX};
+use crate::key::{KEY_BYTES_MAX, Kind, VALUE_BYTES_MAX, compare_keys};
 use crate::varint;
 
 /// Bytes of a block's header.
@@ -199,7 +199,7 @@ impl BlockHead {
         while low < high {
             let middle = (low + high) / 2;
             let entry = self.entry(block, middle)?;
-            let order = block[entry.key_range()].cmp(key);
+            let order = compare_keys(&block[entry.key_range()], key);
             if order.is_lt() | (order.is_eq() & (entry.sequence > sequence)) {
                 low = middle + 1;
             } else {

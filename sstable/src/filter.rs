@@ -31,8 +31,23 @@ impl Hash for Digest {
     }
 }
 
-/// The filter of a table, on the heap.
-pub(crate) struct Filter(Bloom<Digest>);
+/// `value % (2^64 - 59)`.
+#[inline]
+fn modulo_prime(value: u64) -> u64 {
+    const PRIME: u64 = 0u64.wrapping_sub(59);
+    if value >= PRIME { value - PRIME } else { value }
+}
+
+/// The filter of a table, on the heap: the crate's, asked by way of multiplications instead of its two divisions for each
+/// hash function, which took a third of the time of a query.
+pub(crate) struct Filter {
+    bloom: Bloom<Digest>,
+    bits: u64,
+    /// 2^64 / `bits`, rounded down.
+    reciprocal: u64,
+    hashes: u64,
+    sips: [SipHasher13; 2],
+}
 
 impl Filter {
     /// The bytes on disk of a filter over `digests` (at least one, each once) with `bits_per_key` bits for each.
@@ -73,24 +88,51 @@ impl Filter {
         if !(1..=HASHES_MAX).contains(&bloom.number_of_hash_functions()) {
             return Err("the filter has an impossible number of hash functions");
         }
-        Ok(Filter(bloom))
+        let bits = bloom.len();
+        let reciprocal = ((1_u128 << 64) / u128::from(bits)) as u64;
+        let hashes = u64::from(bloom.number_of_hash_functions());
+        let sip = |key: &[u8]| SipHasher13::new_with_key(key.try_into().expect("half of 32 bytes"));
+        Ok(Filter { bloom, bits, reciprocal, hashes, sips: [sip(&SEED[..16]), sip(&SEED[16..])] })
     }
 
     /// Whether the key may be in the table. If not, it is not.
     #[inline]
     pub(crate) fn may_contain(&self, key: &[u8]) -> bool {
-        self.0.check(&Digest(digest(key)))
+        let digest = digest(key).to_le_bytes();
+        let [first, second] = self.sips.each_ref().map(|sip| sip.hash(&digest));
+        let bytes = &self.bloom.as_slice()[HEADER_BYTES..];
+        (0..self.hashes).all(|index| {
+            let hash = match index {
+                0 => first,
+                1 => second,
+                _ => modulo_prime(first.wrapping_add(index.wrapping_mul(second))),
+            };
+            let bit = self.modulo_bits(hash);
+            bytes[(bit / 8) as usize] & (1 << (bit % 8)) != 0
+        })
+    }
+
+    /// `hash % self.bits`.
+    #[inline]
+    fn modulo_bits(&self, hash: u64) -> u64 {
+        // At most 2 too small, since the reciprocal and the product are rounded down.
+        let quotient = ((u128::from(hash) * u128::from(self.reciprocal)) >> 64) as u64;
+        let mut rest = hash - quotient * self.bits;
+        while rest >= self.bits {
+            rest -= self.bits;
+        }
+        rest
     }
 
     /// Bytes of heap.
     pub(crate) fn heap_bytes(&self) -> u64 {
-        self.0.as_slice().len() as u64
+        self.bloom.as_slice().len() as u64
     }
 }
 
 impl fmt::Debug for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Filter").field("bits", &self.0.len()).finish_non_exhaustive()
+        f.debug_struct("Filter").field("bits", &self.bits).finish_non_exhaustive()
     }
 }
 
@@ -113,6 +155,22 @@ mod tests {
             if bits_per_key == 10 {
                 let wrong = (0..10_000).filter(|i| filter.may_contain(&key(i + 1_000_000))).count();
                 assert!(wrong < 200, "{wrong} of 10,000");
+            }
+        }
+    }
+
+    #[test]
+    fn it_answers_as_the_crate_does() {
+        for (keys, bits_per_key) in [(1, 1), (3, 40), (1_000, 10), (1_000, 3), (777, 17)] {
+            let digests: Vec<u64> = (0..keys).map(|i| digest(&key(i))).collect();
+            let filter = Filter::read(&Filter::build(&digests, bits_per_key)).unwrap();
+            for i in 0..20_000 {
+                let expected = filter.bloom.check(&Digest(digest(&key(i))));
+                assert_eq!(filter.may_contain(&key(i)), expected, "{keys} {bits_per_key} {i}");
+            }
+            for value in [0, 1, filter.bits - 1, filter.bits, u64::MAX - 59, u64::MAX - 58, u64::MAX] {
+                assert_eq!(filter.modulo_bits(value), value % filter.bits);
+                assert_eq!(modulo_prime(value), value % 0xFFFF_FFFF_FFFF_FFC5);
             }
         }
     }
