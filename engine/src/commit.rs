@@ -274,7 +274,7 @@ impl Core {
             state.memtable.seal(sealed);
             let mut memtables = vec![state.memtable.clone()];
             memtables.extend(state.sealed.iter().cloned());
-            let memtable = Arc::new(Memtable::new());
+            let memtable = Arc::new(Memtable::new(self.memtable_bytes()));
             (State { memtable, sealed: memtables, version: state.version.clone() }, ())
         });
         self.work_changed();

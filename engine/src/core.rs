@@ -73,6 +73,11 @@ pub(crate) struct Core {
     pub opened: Instant,
 }
 
+/// The heap that one memtable may take.
+pub(crate) fn memtable_bytes(options: &Options) -> u64 {
+    options.memtable_bytes / MEMTABLES_PER_FLUSH as u64
+}
+
 impl Core {
     /// [`Error::Closed`] once the database is closed.
     #[inline]
@@ -121,7 +126,7 @@ impl Core {
 
     /// The heap that one memtable may take.
     pub fn memtable_bytes(&self) -> u64 {
-        self.options.memtable_bytes / MEMTABLES_PER_FLUSH as u64
+        memtable_bytes(&self.options)
     }
 
     /// Slows a writer down if it must be, and stops it while every memtable is full.
@@ -287,7 +292,7 @@ impl Core {
             Change::LastSequence(through),
             Change::LogSynced(self.log.synced()),
         ])?;
-        let state = State::new(Version::empty());
+        let state = State::new(Version::empty(), self.memtable_bytes());
         let keyspace = Arc::new(KeyspaceInner::new(id, name.to_owned(), options, self.instance, state));
         self.change_keyspaces(|keyspaces| drop(keyspaces.insert(id, keyspace.clone())));
         Ok(keyspace)
@@ -349,7 +354,7 @@ impl Core {
             manifest.commit(edit)?;
             self.snapshots.frozen(|moment, any_before| {
                 keyspace.keep_cleared(moment, any_before);
-                keyspace.replace(|_| (State::new(Version::empty()), ()));
+                keyspace.replace(|_| (State::new(Version::empty(), self.memtable_bytes()), ()));
             });
             old
         };

@@ -8,9 +8,10 @@
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{DefaultHasher, Hasher};
 use std::ops::Bound;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_skiplist::SkipMap;
@@ -20,6 +21,10 @@ use terrace_wal::Position;
 
 /// Bytes that an entry costs besides its key and value: the node with its average tower, and the allocation's header.
 const ENTRY_OVERHEAD_BYTES: u64 = 112;
+
+/// One 64-bit word of filter for so many bytes of heap: of five entries of 16 B + 100 B.
+const HEAP_BYTES_PER_FILTER_WORD: u64 = 1024;
+const FILTER_WORDS_MAX: u64 = 1 << 24;
 
 /// Entries that a cursor takes from the skip list at a time: few right after a seek, then ever more.
 const CURSOR_CHUNK_FIRST: usize = 4;
@@ -148,12 +153,16 @@ impl Eq for Entry {}
 /// The newest writes of one keyspace.
 pub(crate) struct Memtable {
     map: SkipMap<Entry, ()>,
+    /// Tells for most keys that are not in the map that they are not, for one look instead of a search: two bits for
+    /// each key, both in one word.
+    filter: OnceLock<Box<[AtomicU64]>>,
+    filter_words: u64,
     heap_bytes: AtomicU64,
     /// The log segment of the first entry; `u32::MAX` while there is none.
     first_segment: AtomicU32,
     /// Where the log must be synced to before a table made of this may become visible, and the last sequence number
     /// that can be in it. Set when it is sealed.
-    sealed: std::sync::OnceLock<Sealed>,
+    sealed: OnceLock<Sealed>,
 }
 
 /// What is known of a memtable once no more writes go to it.
@@ -164,18 +173,25 @@ pub(crate) struct Sealed {
 }
 
 impl Memtable {
-    pub fn new() -> Self {
+    /// An empty one, which is to take about `heap_bytes`.
+    pub fn new(heap_bytes: u64) -> Self {
         Memtable {
             map: SkipMap::new(),
+            filter: OnceLock::new(),
+            filter_words: (heap_bytes / HEAP_BYTES_PER_FILTER_WORD).clamp(1, FILTER_WORDS_MAX),
             heap_bytes: AtomicU64::new(0),
             first_segment: AtomicU32::new(u32::MAX),
-            sealed: std::sync::OnceLock::new(),
+            sealed: OnceLock::new(),
         }
     }
 
     /// Adds a version. `pair` is key and value together. `segment` is where the log has it.
     pub fn insert(&self, pair: &[u8], key_len: usize, sequence: u64, kind: Kind, segment: u32) {
         let prefix = prefix_of(&pair[..key_len]);
+        // Before the entry: whoever may see that must see these. Published together with the sequence number.
+        let filter = self.filter.get_or_init(|| (0..self.filter_words).map(|_| AtomicU64::new(0)).collect());
+        let (word, bits) = filter_bits(filter, &pair[..key_len]);
+        word.fetch_or(bits, Relaxed);
         let stamp = sequence << 8 | kind as u64;
         let entry = Entry { prefix, stamp, key_len: key_len as u32, pair: pair.into() };
         self.map.insert(entry, ());
@@ -185,7 +201,9 @@ impl Memtable {
 
     /// The newest version of `key` that is not newer than `snapshot`.
     pub fn get(&self, key: &[u8], snapshot: u64) -> Option<(Kind, Slice)> {
-        if self.is_empty() {
+        // There is none before the first entry.
+        let (word, bits) = filter_bits(self.filter.get()?, key);
+        if word.load(Relaxed) & bits != bits {
             return None;
         }
         let place = Place { prefix: prefix_of(key), key, sequence: snapshot };
@@ -267,6 +285,16 @@ impl Memtable {
             chunk_len: CURSOR_CHUNK_FIRST,
         }
     }
+}
+
+/// The word of a filter and the bits in it that stand for a key.
+fn filter_bits<'a>(filter: &'a [AtomicU64], key: &[u8]) -> (&'a AtomicU64, u64) {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(key);
+    let hash = hasher.finish();
+    let bits = (1 << (hash & 63)) | (1 << ((hash >> 6) & 63));
+    // The upper half of the hash picks the word: a multiplication instead of a division.
+    (&filter[(((hash >> 32) * filter.len() as u64) >> 32) as usize], bits)
 }
 
 impl fmt::Debug for Memtable {
@@ -407,7 +435,7 @@ mod tests {
     use super::*;
 
     fn memtable(entries: &[(&str, u64, &str)]) -> Arc<Memtable> {
-        let memtable = Memtable::new();
+        let memtable = Memtable::new(1 << 20);
         for (key, sequence, value) in entries {
             let pair = [key.as_bytes(), value.as_bytes()].concat();
             memtable.insert(&pair, key.len(), *sequence, Kind::Put, 3);
@@ -430,7 +458,7 @@ mod tests {
 
     #[test]
     fn a_cursor_walks_both_ways_across_chunks() {
-        let memtable = Memtable::new();
+        let memtable = Memtable::new(1 << 20);
         let count = 3 * CURSOR_CHUNK_MAX as u64 + 7;
         for index in 0..count {
             memtable.insert(format!("{index:06}").as_bytes(), 6, index + 1, Kind::Put, 1);

@@ -27,7 +27,7 @@ use terrace_wal::{
 use crate::batch::{Operation, Operations};
 use crate::catalog::{Catalog, CatalogKeyspace, Change};
 use crate::commit::Committer;
-use crate::core::{Core, Keyspaces};
+use crate::core::{Core, Keyspaces, memtable_bytes};
 use crate::counters::Counters;
 use crate::flush::write_memtables;
 use crate::keyspace::KeyspaceInner;
@@ -208,7 +208,7 @@ fn build_core(
     }
     let open_keyspace = |(&id, known): (&u32, &CatalogKeyspace)| {
         let version = Version::from_levels(&known.levels, |meta| Table::new(tables.clone(), meta.clone()));
-        let state = State::new(version);
+        let state = State::new(version, memtable_bytes(options));
         let inner = KeyspaceInner::new(id, known.name.clone(), known.options.clone(), instance, state);
         (id, Arc::new(inner))
     };
@@ -350,7 +350,8 @@ impl Replay<'_> {
         }
         let tables = write_memtables(self.core, keyspace, &[memtable], Cause::Recovery, &|| false)?;
         self.tables.entry(keyspace.id).or_default().extend(tables);
-        keyspace.replace(|state| (State::new(Version::clone(&state.version)), ()));
+        keyspace
+            .replace(|state| (State::new(Version::clone(&state.version), self.core.memtable_bytes()), ()));
         Ok(())
     }
 
@@ -383,7 +384,8 @@ impl Replay<'_> {
 
         for (id, metas) in std::mem::take(&mut self.tables) {
             let added = metas.into_iter().map(|meta| (0, Table::new(core.tables.clone(), meta))).collect();
-            keyspaces[&id].replace(|state| (State::new(state.version.with(&[], added)), ()));
+            keyspaces[&id]
+                .replace(|state| (State::new(state.version.with(&[], added), core.memtable_bytes()), ()));
         }
         core.visible.store(last_sequence, Ordering::Release);
         core.committer.writer.lock().last_sequence = last_sequence;

@@ -130,8 +130,13 @@ impl Hit<'_> {
 }
 
 impl State {
-    pub fn new(version: Version) -> Self {
-        State { memtable: Arc::new(Memtable::new()), sealed: Vec::new(), version: Arc::new(version) }
+    /// With an empty memtable that is to take about `memtable_bytes`.
+    pub fn new(version: Version, memtable_bytes: u64) -> Self {
+        State {
+            memtable: Arc::new(Memtable::new(memtable_bytes)),
+            sealed: Vec::new(),
+            version: Arc::new(version),
+        }
     }
 
     /// Looks a key up: its newest version that is not newer than `snapshot`, unless that is a delete.
