@@ -1,7 +1,8 @@
 //! The heart of an open database: everything that handles and background threads share.
 //!
 //! Locks are taken in this order: the commit lock (`committer.writer`), log provision, manifest, a keyspace's
-//! replacement, the log's sync state. The work state's lock is taken alone.
+//! replacement, the log's sync state. The snapshots' lock comes before a keyspace's replacement. The work state's lock
+//! may be taken under the commit lock, and no other is taken while it is held.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
