@@ -10,10 +10,12 @@ mod place;
 mod records;
 mod report;
 mod settled;
+mod standstills;
 mod usage;
 
 pub use place::{BENCH_DIR, scratch_directory};
 pub use records::{KEY_BYTES, Key, Records, VALUE_BYTES, touch, zipf_indices};
 pub use report::{criterion, measure, record_count};
 pub use settled::{Settled, load};
+pub use standstills::Standstills;
 pub use usage::{Faults, Memory, RunQueue, process_time, thread_time};

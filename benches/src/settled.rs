@@ -44,7 +44,8 @@ impl Settled {
         let metrics = db.metrics();
         let levels = metrics.levels.iter().filter(|level| level.tables > 0);
         let levels: Vec<String> = levels.map(|level| format!("L{}: {}", level.level, level.tables)).collect();
-        println!(
+        // Not to standard output: what lists benchmarks reads that.
+        eprintln!(
             "{} records in {}: tables {}; {:.1} B per record; compaction owes {} B",
             records.count,
             directory.path().display(),

@@ -41,8 +41,9 @@
 //! checksums on first touch. On an I/O error under a mapping the operating system sends a signal; where that is not
 //! acceptable, open with [`Options::point_reads`]`(`[`PointReads::Pread`]`)`.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod arena;
 mod batch;
 mod catalog;
 mod codec;
@@ -66,6 +67,7 @@ mod recovery;
 mod service;
 mod snapshot;
 mod throttle;
+mod tree;
 mod version;
 mod work;
 

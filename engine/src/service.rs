@@ -71,19 +71,6 @@ impl Reclaim for Service {
     }
 }
 
-/// Frees a memtable, unless somebody still reads it: then gives it back.
-fn free(core: &Core, memtable: Arc<Memtable>) -> Option<Arc<Memtable>> {
-    match Arc::try_unwrap(memtable) {
-        // At the end nobody writes any more, and somebody may be waiting.
-        Ok(memtable) if !core.stopping() => {
-            memtable.free_gently();
-            None
-        }
-        Ok(_) => None,
-        Err(memtable) => Some(memtable),
-    }
-}
-
 fn dispose(fs: &dyn FileSystem, remains: TableRemains) {
     let obsolete = remains.obsolete.then(|| remains.path.clone());
     // Unmapped first: some systems keep mapped files undeletable.
@@ -101,7 +88,7 @@ pub(crate) fn run(core: &Core, tasks: &Receiver<Task>) {
     let mut memtables: Vec<Arc<Memtable>> = Vec::new();
     loop {
         // Those that somebody still reads wait for another time.
-        memtables = memtables.into_iter().filter_map(|memtable| free(core, memtable)).collect();
+        memtables = memtables.into_iter().filter_map(|memtable| Arc::try_unwrap(memtable).err()).collect();
         let task = match memtables.is_empty() {
             true => tasks.recv().map_err(RecvTimeoutError::from),
             false => tasks.recv_timeout(MEMTABLE_INTERVAL),

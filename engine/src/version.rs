@@ -11,7 +11,7 @@ use terrace_compaction::{Candidate, Choice, LEVELS, Shape};
 use terrace_io::Result;
 use terrace_sstable::{Found, Kind, Slice, Table, TableMeta};
 
-use crate::memtable::Memtable;
+use crate::memtable::{Memtable, Stored};
 
 /// A key range, as borrowed bounds.
 pub(crate) type KeyRange<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
@@ -108,14 +108,14 @@ pub(crate) struct State {
 
 /// A value that was found, still where it lies.
 pub(crate) enum Hit<'a> {
-    Memory(Slice),
+    Memory(Stored<'a>),
     Table(Found<'a>, &'a Arc<Table>),
 }
 
 impl Hit<'_> {
     pub fn value(&self) -> &[u8] {
         match self {
-            Hit::Memory(value) => value,
+            Hit::Memory(stored) => stored.value(),
             Hit::Table(found, _) => found.value(),
         }
     }
@@ -123,7 +123,7 @@ impl Hit<'_> {
     /// The value with what keeps it alive.
     pub fn into_slice(self) -> Slice {
         match self {
-            Hit::Memory(value) => value,
+            Hit::Memory(stored) => stored.into_slice(),
             Hit::Table(found, table) => found.into_slice(table),
         }
     }
@@ -142,8 +142,8 @@ impl State {
     /// Looks a key up: its newest version that is not newer than `snapshot`, unless that is a delete.
     pub fn find(&self, key: &[u8], snapshot: u64) -> Result<Option<Hit<'_>>> {
         for memtable in std::iter::once(&self.memtable).chain(&self.sealed) {
-            if let Some((kind, value)) = memtable.get(key, snapshot) {
-                return Ok((kind == Kind::Put).then_some(Hit::Memory(value)));
+            if let Some(stored) = memtable.get(key, snapshot) {
+                return Ok((stored.kind() == Kind::Put).then_some(Hit::Memory(stored)));
             }
         }
         let found = self.version.find(key, snapshot)?;

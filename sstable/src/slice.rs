@@ -31,6 +31,7 @@ pub struct Slice {
 enum Pin {
     Shared(Arc<[u8]>),
     Buffer(Arc<Vec<u8>>),
+    Owner(Arc<dyn AsRef<[u8]> + Send + Sync>),
     Table(Arc<Table>),
 }
 
@@ -47,6 +48,13 @@ impl Slice {
         Slice { pin: Pin::Buffer(bytes), range }
     }
 
+    /// `owner.as_ref()[range]`, which must lie within. An owner may get longer later, but changes no byte.
+    pub fn from_owner(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Slice {
+        let len = (*owner).as_ref().len();
+        assert!(range.start <= range.end && range.end <= len, "the range lies within the bytes");
+        Slice { pin: Pin::Owner(owner), range }
+    }
+
     /// Bytes of a table's region, which has been read and so is open.
     pub(crate) fn from_table(table: Arc<Table>, range: Range<usize>) -> Slice {
         debug_assert!(range.start <= range.end && range.end <= table.region_bytes().len());
@@ -59,6 +67,7 @@ impl Slice {
         match &self.pin {
             Pin::Shared(bytes) => bytes.len() as u64,
             Pin::Buffer(bytes) => bytes.capacity() as u64,
+            Pin::Owner(owner) => (**owner).as_ref().len() as u64,
             Pin::Table(table) => table.meta().file_len,
         }
     }
@@ -72,6 +81,7 @@ impl Deref for Slice {
         let all = match &self.pin {
             Pin::Shared(bytes) => &bytes[..],
             Pin::Buffer(bytes) => &bytes[..],
+            Pin::Owner(owner) => (**owner).as_ref(),
             Pin::Table(table) => table.region_bytes(),
         };
         &all[self.range.clone()]
@@ -177,6 +187,7 @@ mod tests {
         let b = Slice::from_buffer(Arc::new(b"x234".to_vec()), 1..4);
         assert_eq!(a, b);
         assert_eq!(a, b"234");
+        assert_eq!(a, Slice::from_owner(Arc::new("1234"), 1..4));
         assert_eq!(a.pinned_bytes(), 10);
         let c = Slice::from(&b"24"[..]);
         assert!(a < c);

@@ -4,6 +4,7 @@
 //! `cargo run --release -p terrace-benches --bin load` measures all of it; `--part` and `--records` choose. Other
 //! programs on the machine disturb it: repeat it, and believe the best.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use terrace::{Durability, Metrics, Options};
 use terrace_benches::{
-    Faults, Memory, Records, RunQueue, load, process_time, scratch_directory, thread_time, touch,
+    Faults, Memory, Records, RunQueue, Standstills, load, process_time, scratch_directory, thread_time, touch,
 };
 
 #[derive(Parser)]
@@ -102,6 +103,31 @@ fn measure_load(path: &Path, records: Records) -> Outcome<()> {
     Ok(())
 }
 
+/// A put that took long.
+struct LongPut {
+    started: Instant,
+    took: Duration,
+    /// How long it could have run while other threads had the processors.
+    ready: Duration,
+    /// How long no processor ran anything.
+    stood_still: Duration,
+}
+
+impl LongPut {
+    /// Without what was not its doing.
+    fn own(&self) -> Duration {
+        self.took.saturating_sub(self.ready.max(self.stood_still))
+    }
+
+    fn overlap_with(&self, pauses: &[Range<Instant>]) -> Duration {
+        let end = self.started + self.took;
+        pauses
+            .iter()
+            .map(|pause| pause.end.min(end).saturating_duration_since(pause.start.max(self.started)))
+            .sum()
+    }
+}
+
 /// Overwrites random records without pause, and says how long single puts took.
 fn measure_overwrites(path: &Path, records: Records) -> Outcome<()> {
     let count = records.count;
@@ -110,8 +136,8 @@ fn measure_overwrites(path: &Path, records: Records) -> Outcome<()> {
     let db = Options::new().open(path)?;
     let mut random = Xoshiro256PlusPlus::seed_from_u64(3);
     let mut nanos = Histogram::<u64>::new(3)?;
-    // The longest puts: without the time in which other programs had the processors, with it, and when they were.
-    let mut longest: Vec<(Duration, Duration, Duration)> = Vec::new();
+    let mut long: Vec<LongPut> = Vec::new();
+    let standstills = Standstills::watch();
     let run_queue = RunQueue::of_this_thread();
     let mut stopwatch = Stopwatch::start();
     for turn in 0..count {
@@ -123,11 +149,15 @@ fn measure_overwrites(path: &Path, records: Records) -> Outcome<()> {
         let took = before.elapsed();
         nanos.record(took.as_nanos() as u64)?;
         if took > Duration::from_millis(8) {
-            let own = took.saturating_sub(run_queue.waited().saturating_sub(ready_before));
-            longest.push((own, took, before - stopwatch.started));
+            let ready = run_queue.waited().saturating_sub(ready_before);
+            long.push(LongPut { started: before, took, ready, stood_still: Duration::ZERO });
         }
     }
     stopwatch.written();
+    let standstills = standstills.end();
+    for put in &mut long {
+        put.stood_still = put.overlap_with(&standstills);
+    }
     db.settle()?;
     stopwatch.settled();
     let micros = |quantile| nanos.value_at_quantile(quantile) as f64 / 1000.0;
@@ -140,25 +170,34 @@ fn measure_overwrites(path: &Path, records: Records) -> Outcome<()> {
         micros(0.9999),
         nanos.max() as f64 / 1e6
     );
-    let over = |limit, time: fn(&(Duration, Duration, Duration)) -> Duration| {
-        longest.iter().filter(|put| time(put) > Duration::from_millis(limit)).count()
+    let over = |millis, time: fn(&LongPut) -> Duration| {
+        long.iter().filter(|put| time(put) > Duration::from_millis(millis)).count()
     };
     println!(
-        "  over 8 ms       {} puts; over 20 ms {}; without the time that others had the processors {} and {}",
-        over(8, |put| put.1),
-        over(20, |put| put.1),
-        over(8, |put| put.0),
-        over(20, |put| put.0)
+        "  over 8 ms       {} puts, over 20 ms {}; without the machine's own pauses {} and {}",
+        over(8, |put| put.took),
+        over(20, |put| put.took),
+        over(8, LongPut::own),
+        over(20, LongPut::own)
     );
-    longest.sort_unstable_by(|a, b| b.cmp(a));
-    for (own, took, at) in longest.iter().take(8) {
+    long.sort_unstable_by_key(|put| std::cmp::Reverse((put.own(), put.took)));
+    for put in long.iter().take(8) {
         println!(
-            "                  {:.2} ms of its own, {:.2} ms in all, at {:.2} s",
-            millis(*own),
-            millis(*took),
-            at.as_secs_f64()
+            "                  {:.2} ms at {:.2} s: others had the processors for {:.2} ms, nobody for {:.2} ms",
+            millis(put.took),
+            (put.started - stopwatch.started).as_secs_f64(),
+            millis(put.ready),
+            millis(put.stood_still)
         );
     }
+    let whole: Duration = standstills.iter().map(|pause| pause.end - pause.start).sum();
+    let longest = standstills.iter().map(|pause| pause.end - pause.start).max().unwrap_or_default();
+    println!(
+        "  the machine     stood still {} times for {:.2} s, the longest {:.2} ms",
+        standstills.len(),
+        whole.as_secs_f64(),
+        millis(longest)
+    );
     print_metrics(&db.metrics());
     println!("  memory          {}", Memory::now());
     db.close()?;
