@@ -15,6 +15,7 @@
 //! can hold its key, its sequence number tells nobody anything any more, and it is written as 0. Only the oldest
 //! survivor can get the 0, so the versions of a key keep distinct descending numbers.
 
+use terrace_io::Bug;
 use terrace_sstable::Kind;
 
 use crate::span::Span;
@@ -76,7 +77,7 @@ impl<'a> Retention<'a> {
 
     /// After the last version of a key: whether tombstones that are still held have to be written.
     pub(crate) fn tombstones_must_stay(&mut self, key: &[u8]) -> bool {
-        self.is_covered(key)
+        self.is_covered(key) && !Bug::TombstoneDropped.is_planted()
     }
 
     fn is_covered(&mut self, key: &[u8]) -> bool {

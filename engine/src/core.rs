@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use terrace_compaction::is_settled;
-use terrace_io::{DirectoryLock, Error, FileSystem, Result};
+use terrace_io::{Bug, DirectoryLock, Error, FileSystem, Result};
 use terrace_sstable::{Table, TableContext, TableMeta, table_file_name};
 
 use crate::catalog::Change;
@@ -105,6 +105,9 @@ impl Core {
         obsolete.retain(|table| table.strong_count() > 0);
         obsolete.extend(tables.map(|table| {
             table.mark_obsolete();
+            if Bug::ReadTableDeleted.is_planted() {
+                let _ = self.fs.remove_file(table.path());
+            }
             Arc::downgrade(table)
         }));
     }

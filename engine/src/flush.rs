@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use terrace_compaction::{Output, Rules, write_tables};
-use terrace_io::Result;
+use terrace_io::{Bug, Result};
 use terrace_sstable::{Cause, MergeCursor, Table, TableMeta};
 
 use crate::catalog::Change;
@@ -64,7 +64,9 @@ pub(crate) fn flush_sealed(core: &Core, keyspace: &KeyspaceInner) -> Result<()> 
 
     let tables = write_memtables(core, keyspace, &memtables, Cause::Flush, &|| core.stopping())?;
     let retired = (|| {
-        core.log.sync_through(sealed.log_end)?;
+        if !Bug::FlushedBeforeLogSynced.is_planted() {
+            core.log.sync_through(sealed.log_end)?;
+        }
         let mut manifest = core.manifest.lock();
         let dropped = keyspace.dropped.load(std::sync::atomic::Ordering::Acquire);
         if dropped || !keyspace.peek().sealed.last().is_some_and(|known| Arc::ptr_eq(known, oldest)) {

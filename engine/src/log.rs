@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use parking_lot::{Condvar, Mutex};
-use terrace_io::{Error, FileSystem, LogFile, Result};
+use terrace_io::{Bug, Error, FileSystem, LogFile, Result};
 use terrace_wal::{Fill, HEADER_BYTES, Position, RecordKind, SegmentWriter, record_len, segment_file_name};
 
 use crate::catalog::Change;
@@ -217,7 +217,9 @@ impl Log {
             None => SegmentWriter::create(&*self.fs, &self.dir, self.log_id, number, usual, Fill::Zeros),
         };
         let named = segment.and_then(|segment| {
-            self.fs.sync_dir(&self.dir)?;
+            if !Bug::SegmentNameNotSynced.is_planted() {
+                self.fs.sync_dir(&self.dir)?;
+            }
             let length = segment.len();
             self.manifest.lock().commit(vec![Change::SegmentAdded { number, length }])?;
             Ok(segment)

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use terrace_io::{Error, Result};
+use terrace_io::{Bug, Error, Result};
 
 /// The first failure after which what is on disk is unknown.
 #[derive(Debug, Default)]
@@ -16,6 +16,7 @@ impl Poison {
     pub fn check(&self) -> Result<()> {
         match self.0.get() {
             None => Ok(()),
+            Some(_) if Bug::PoisonIgnored.is_planted() => Ok(()),
             Some(cause) => Err(Error::Poisoned { cause: cause.clone() }),
         }
     }

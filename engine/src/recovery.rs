@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use terrace_io::{Error, FileSystem, Medium, Result};
+use terrace_io::{Bug, Error, FileSystem, Medium, Result};
 use terrace_sstable::{
     BlockCache, Cause, PointReads, SEQUENCE_MAX, Table, TableContext, TableMeta, parse_table_file_name,
     table_file_name,
@@ -320,7 +320,8 @@ impl Replay<'_> {
         if operations.iter().any(|operation| operation.keyspace_id >= self.catalog.next_keyspace) {
             return Err(damaged("a batch writes to a keyspace that the manifest does not know"));
         }
-        for (sequence, operation) in (first..).zip(&operations) {
+        let taken = if Bug::BatchTorn.is_planted() { 1 } else { operations.len() };
+        for (sequence, operation) in (first..).zip(&operations[..taken.min(operations.len())]) {
             self.apply(sequence, operation, record.position.segment)?;
         }
         self.last_sequence = Some(first + u64::from(count) - 1);
@@ -358,9 +359,16 @@ impl Replay<'_> {
     /// Records the outcome, durably, and shows it.
     fn finish(&mut self, end: Position) -> Result<()> {
         let core = self.core;
+        if Bug::ReplayedNotDurable.is_planted() && self.tables.is_empty() {
+            let last_sequence = self.last_sequence.unwrap_or(0).max(self.catalog.last_sequence);
+            core.visible.store(last_sequence, Ordering::Release);
+            core.committer.writer.lock().last_sequence = last_sequence;
+            return Ok(());
+        }
         let keyspaces = core.keyspaces.load_full();
         keyspaces.values().try_for_each(|keyspace| self.write_tables(keyspace))?;
-        let last_sequence = self.last_sequence.unwrap_or(0).max(self.catalog.last_sequence);
+        let replayed = if Bug::SequenceReused.is_planted() { None } else { self.last_sequence };
+        let last_sequence = replayed.unwrap_or(0).max(self.catalog.last_sequence);
         let mut edit = Vec::new();
         for (&keyspace, metas) in &self.tables {
             edit.extend(metas.iter().map(|meta| Change::TableAdded {

@@ -17,6 +17,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Release};
 
 use parking_lot::Mutex;
+use terrace_io::Bug;
 use terrace_sstable::{Kind, Slice};
 
 use crate::arena::{Arena, ArenaWriter, Entry, EntryId, entry_bytes};
@@ -108,7 +109,7 @@ impl Node {
 
     /// Whether nothing has changed since `begin`.
     fn is_still(&self, version: u64) -> bool {
-        self.version.load(Acquire) == version
+        self.version.load(Acquire) == version || Bug::NodeVersionIgnored.is_planted()
     }
 
     fn len(&self) -> usize {

@@ -7,7 +7,7 @@
 //! [`SequentialWriter`] for tables being written (large aligned chunks), and [`LogFile`] for logs (`pwrite` into
 //! preallocated space, `fdatasync`).
 //!
-//! This is the only crate with `unsafe` code, all of it in `region.rs` and `os.rs`.
+//! The `unsafe` code of this crate is all in `region.rs` and `os.rs`.
 
 #![deny(unsafe_code)]
 
@@ -18,6 +18,7 @@ mod fs;
 mod log_file;
 mod memory;
 mod os;
+mod planted;
 #[cfg(test)]
 mod recorder;
 mod region;
@@ -31,6 +32,8 @@ pub use fs::{Advice, DirectoryLock, File, FileSystem, Medium, OpenMode, read_exa
 pub use log_file::LogFile;
 pub use memory::{CrashPolicy, MemoryFileSystem};
 pub use os::OsFileSystem;
+#[doc(hidden)]
+pub use planted::Bug;
 pub use region::Region;
 pub use scan_reader::ScanReader;
 pub use sequential_writer::SequentialWriter;

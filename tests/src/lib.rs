@@ -27,7 +27,12 @@ pub fn seeds(usual: u64) -> Vec<u64> {
     // The standard library seeds each `RandomState` from the operating system. Short, to be typed.
     let anywhere = || RandomState::new().build_hasher().finish() >> 32;
     let first = number("TERRACE_SEED").unwrap_or_else(anywhere);
-    (0..number("TERRACE_CASES").unwrap_or(usual)).map(|case| first.wrapping_add(case)).collect()
+    (0..cases(usual)).map(|case| first.wrapping_add(case)).collect()
+}
+
+/// How often a test repeats what it does: as `TERRACE_CASES` says, or `usual`.
+pub fn cases(usual: u64) -> u64 {
+    number("TERRACE_CASES").unwrap_or(usual)
 }
 
 fn number(variable: &str) -> Option<u64> {
