@@ -7,17 +7,23 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Sees when the whole machine stands still: a virtual machine is now and then, all processors at once, for as long as
-/// its host runs others. On each processor a thread wakes every millisecond and notes when it woke late; what all of
-/// them missed is no program's doing. On other systems than Linux it sees nothing.
+/// its host runs others. On each processor that this process may use a thread wakes every millisecond and notes when it
+/// woke late; what all of them missed at once is taken for the machine's doing.
+///
+/// That is a guess where the process has a part of the processors only, and one that long work of the kernel on all of
+/// them at once could mislead; a single thread cannot.
 #[derive(Debug)]
 pub struct Standstills {
     stop: Arc<AtomicBool>,
-    witnesses: Vec<JoinHandle<Vec<Range<Instant>>>>,
+    witnesses: Vec<JoinHandle<Option<Vec<Range<Instant>>>>>,
 }
 
 impl Standstills {
-    /// Waking later than this is noted. The scheduler alone may let a thread wait for two ticks.
-    const NOTED: Duration = Duration::from_millis(5);
+    /// How often a witness wakes.
+    const TICK: Duration = Duration::from_millis(1);
+
+    /// Waking later than this is noted. The scheduler alone may let a thread wait for two ticks of 4 ms.
+    const NOTED: Duration = Duration::from_millis(10);
 
     /// Begins to watch.
     pub fn watch() -> Self {
@@ -25,28 +31,26 @@ impl Standstills {
         let watch = |processor| {
             let stop = stop.clone();
             std::thread::spawn(move || {
-                let mut missed = Vec::new();
                 if !bind_to(processor) {
-                    return missed;
+                    return None;
                 }
-                let mut before = Instant::now();
+                let mut missed = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
-                    std::thread::sleep(Duration::from_millis(1));
+                    let due = Instant::now() + Self::TICK;
+                    std::thread::sleep(Self::TICK);
                     let now = Instant::now();
-                    if now - before > Self::NOTED {
-                        missed.push(before..now);
+                    if now.saturating_duration_since(due) > Self::NOTED {
+                        missed.push(due..now);
                     }
-                    before = now;
                 }
-                missed
+                Some(missed)
             })
         };
-        let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
-        let witnesses = (0..processors).map(watch).collect();
+        let witnesses = processors().into_iter().map(watch).collect();
         Standstills { stop, witnesses }
     }
 
-    /// Ends the watch: the times in which no processor ran, in order.
+    /// Ends the watch: the times in which no processor ran, in order. Empty if one of them could not be watched.
     pub fn end(self) -> Vec<Range<Instant>> {
         self.stop.store(true, Ordering::Relaxed);
         let seen =
@@ -55,8 +59,17 @@ impl Standstills {
             let both = all.iter().flat_map(|a| one.iter().map(|b| a.start.max(b.start)..a.end.min(b.end)));
             both.filter(|both| both.start < both.end).collect()
         };
-        seen.reduce(common).unwrap_or_default()
+        let seen: Option<Vec<_>> = seen.collect();
+        seen.and_then(|seen| seen.into_iter().reduce(common)).unwrap_or_default()
     }
+}
+
+/// The processors that this process may use, where the system tells.
+#[cfg(target_os = "linux")]
+fn processors() -> Vec<usize> {
+    let all = 0..rustix::thread::CpuSet::MAX_CPU;
+    rustix::thread::sched_getaffinity(None)
+        .map_or(Vec::new(), |set| all.filter(|&cpu| set.is_set(cpu)).collect())
 }
 
 /// Has the calling thread run on one processor only.
@@ -65,6 +78,11 @@ fn bind_to(processor: usize) -> bool {
     let mut set = rustix::thread::CpuSet::new();
     set.set(processor);
     rustix::thread::sched_setaffinity(None, &set).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn processors() -> Vec<usize> {
+    Vec::new()
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -21,7 +21,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use terrace_sstable::{Kind, Slice};
+use terrace_sstable::{Kind, Slice, SliceOwner};
 
 /// The capacity of the first chunk; each further one has twice as much, up to the most.
 const CHUNK_BYTES_FIRST: usize = 4 << 10;
@@ -34,7 +34,8 @@ const ALONE_BYTES: usize = 32 << 10;
 const HEAD_BYTES: usize = 16;
 
 /// Bytes that are written once, front to back. Those below `published` never change again; those above are touched by
-/// nobody but the one [`ChunkWriter`].
+/// nobody but the one [`ChunkWriter`]. Aligned, so that the counter of references is not where all readers look.
+#[repr(align(64))]
 struct Chunk {
     bytes: Box<[UnsafeCell<MaybeUninit<u8>>]>,
     published: AtomicUsize,
@@ -54,9 +55,13 @@ impl Chunk {
     }
 }
 
-impl AsRef<[u8]> for Chunk {
-    fn as_ref(&self) -> &[u8] {
-        self.bytes()
+impl SliceOwner for Chunk {
+    fn bytes(&self) -> &[u8] {
+        Chunk::bytes(self)
+    }
+
+    fn heap_bytes(&self) -> u64 {
+        self.bytes.len() as u64
     }
 }
 
@@ -144,6 +149,15 @@ pub(crate) struct ArenaWriter {
     /// The chunk that is being filled, and its index.
     current: Option<(ChunkWriter, usize)>,
     next_capacity: usize,
+    /// Of all chunks.
+    heap_bytes: usize,
+}
+
+impl ArenaWriter {
+    /// How many bytes of heap the arena takes.
+    pub fn heap_bytes(&self) -> usize {
+        self.heap_bytes
+    }
 }
 
 impl Arena {
@@ -163,6 +177,7 @@ impl Arena {
 
         let len = HEAD_BYTES + pair.len();
         if len >= ALONE_BYTES {
+            writer.heap_bytes += len;
             let mut alone = ChunkWriter::new(len);
             let offset = alone.append(&head, pair);
             return EntryId((self.chunks.push(alone.0) as u64) << 32 | offset as u64);
@@ -172,7 +187,9 @@ impl Arena {
             current => {
                 let capacity = writer.next_capacity.clamp(CHUNK_BYTES_FIRST, CHUNK_BYTES_MAX);
                 writer.next_capacity = 2 * capacity;
-                let chunk = ChunkWriter::new(capacity.max(len));
+                let capacity = capacity.max(len);
+                writer.heap_bytes += capacity;
+                let chunk = ChunkWriter::new(capacity);
                 let index = self.chunks.push(chunk.0.clone());
                 current.insert((chunk, index))
             }
@@ -216,11 +233,6 @@ impl fmt::Debug for Arena {
     }
 }
 
-/// What an entry takes of an arena.
-pub(crate) fn entry_bytes(pair: &[u8]) -> usize {
-    HEAD_BYTES + pair.len()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,7 +260,7 @@ mod tests {
         let value = arena.value_slice(id);
         drop((arena, writer));
         assert_eq!(value, b"value");
-        assert_eq!(value.pinned_bytes(), 24);
+        assert_eq!(value.pinned_bytes(), CHUNK_BYTES_FIRST as u64);
     }
 
     #[test]

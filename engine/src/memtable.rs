@@ -65,10 +65,12 @@ impl Memtable {
         let filter = self.filter.get_or_init(|| (0..self.filter_words).map(|_| AtomicU64::new(0)).collect());
         let (word, bits) = filter_bits(filter, &pair[..key_len]);
         word.fetch_or(bits, Relaxed);
-        let bytes = self.tree.insert(pair, key_len, sequence, kind);
-        self.heap_bytes.fetch_add(bytes as u64, Relaxed);
+        let bytes = self.tree.insert(pair, key_len, sequence, kind) as u64;
+        self.heap_bytes.store(bytes + size_of_val(&**filter) as u64, Relaxed);
         self.len.fetch_add(1, Relaxed);
-        self.first_segment.fetch_min(segment, Relaxed);
+        if segment < self.first_segment.load(Relaxed) {
+            self.first_segment.store(segment, Relaxed);
+        }
     }
 
     /// The newest version of `key` that is not newer than `snapshot`.

@@ -3,7 +3,7 @@
 //! A node has a version, odd while the writer changes it. A reader notes the version, reads, and looks again: if the
 //! version has changed it starts anew. So readers write nothing that another processor would have to fetch, and wait
 //! only while the very node that they need is being changed (optimistic lock coupling: Leis, Haubenschild, Neumann,
-//! 2019). What a reader sees in between may be wrong but never out of bounds, since all of it is atomics and indices.
+//! 2019). One that comes too late again and again takes the writer's lock for one look, so that none waits for ever. What a reader sees in between may be wrong but never out of bounds, since all of it is atomics and indices.
 //! Every store in a node is a release and every load an acquire, so that whoever sees a change also sees the odd
 //! version that was set before it, and the entry that an id belongs to.
 //!
@@ -20,18 +20,20 @@ use parking_lot::Mutex;
 use terrace_io::Bug;
 use terrace_sstable::{Kind, Slice};
 
-use crate::arena::{Arena, ArenaWriter, Entry, EntryId, entry_bytes};
+use crate::arena::{Arena, ArenaWriter, Entry, EntryId};
 
 /// How many entries a leaf has at most, and separators an inner node.
 const FANOUT: usize = 32;
 /// Nodes are allocated so many at a time.
-const NODES_AT_ONCE: usize = 32;
+const NODES_AT_ONCE: usize = 8;
 /// No node.
 const NONE: u32 = u32::MAX;
 /// A root for as long as there is no entry.
 const EMPTY: u64 = u64::MAX;
 /// A reader that has looked so often at a node that is being changed lets the writer have the processor.
 const SPINS: u32 = 100;
+/// A reader that has come too late so often keeps the writer out for once.
+const TRIES: u32 = 64;
 
 /// Where an entry stands or would stand: keys ascending, then sequence numbers descending.
 #[derive(Clone, Copy)]
@@ -96,14 +98,14 @@ struct Node {
 impl Node {
     /// The version to read under: even.
     fn begin(&self) -> u64 {
-        let mut spins = 0;
+        let mut spins: u32 = 0;
         loop {
             let version = self.version.load(Acquire);
             if version.is_multiple_of(2) {
                 return version;
             }
-            spins += 1;
-            if spins % SPINS == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+            spins = spins.wrapping_add(1);
+            if spins.is_multiple_of(SPINS) { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
     }
 
@@ -259,6 +261,10 @@ impl<T: Default> Nodes<T> {
         }
     }
 
+    fn heap_bytes(&self) -> usize {
+        self.groups.count() * NODES_AT_ONCE * size_of::<T>()
+    }
+
     /// The node after `count` others. It has been reserved.
     fn add(&self, count: &mut u32) -> (u32, &T) {
         let index = *count;
@@ -274,7 +280,9 @@ struct Step {
     fences: Fences,
 }
 
+/// What the writer needs, away from what readers look at.
 #[derive(Default)]
+#[repr(align(64))]
 struct Writer {
     arena: ArenaWriter,
     leaves: u32,
@@ -283,6 +291,9 @@ struct Writer {
     path: Vec<Step>,
 }
 
+/// What was being read has changed meanwhile: the reader starts anew.
+struct Changed;
+
 /// A leaf that a reader has come to.
 struct Reached<'t> {
     index: u32,
@@ -290,6 +301,25 @@ struct Reached<'t> {
     version: u64,
     /// The first entry of the leaf behind.
     behind: Option<EntryId>,
+}
+
+impl Reached<'_> {
+    fn check(&self) -> Result<(), Changed> {
+        if self.leaf.node.is_still(self.version) { Ok(()) } else { Err(Changed) }
+    }
+
+    /// A copy of the leaf, at its first entry.
+    fn copy(&self) -> Result<Position, Changed> {
+        let node = &self.leaf.node;
+        let mut position = Position { len: node.len(), leaf: self.index, ..Position::default() };
+        for index in 0..position.len {
+            position.ids[index] = node.id(index);
+        }
+        position.next = self.leaf.next.load(Acquire);
+        position.prev = self.leaf.prev.load(Acquire);
+        self.check()?;
+        Ok(position)
+    }
 }
 
 /// Entries in order.
@@ -326,10 +356,9 @@ impl Tree {
     }
 
     /// Adds an entry; no other has its key and sequence number. `pair` is key and value together. Says how many bytes
-    /// of heap it took.
+    /// of heap the tree takes now.
     pub fn insert(&self, pair: &[u8], key_len: usize, sequence: u64, kind: Kind) -> usize {
         let writer = &mut *self.writer.lock();
-        let nodes = (writer.leaves, writer.inners);
         let id = self.arena.append(&mut writer.arena, pair, key_len, sequence, kind);
         let place = Place { key: &pair[..key_len], sequence };
         let (index, fences) = self.descend_to_write(writer, place);
@@ -342,9 +371,7 @@ impl Tree {
         } else {
             self.split(writer, index, fences, at, id);
         }
-        entry_bytes(pair)
-            + (writer.leaves - nodes.0) as usize * size_of::<Leaf>()
-            + (writer.inners - nodes.1) as usize * size_of::<Inner>()
+        writer.arena.heap_bytes() + self.leaves.heap_bytes() + self.inners.heap_bytes()
     }
 
     /// The leaf for a place and the separators around it. Leaves the way there in the writer.
@@ -373,7 +400,8 @@ impl Tree {
         (index, fences)
     }
 
-    /// Splits a full leaf and adds an entry at `at`. The leaf stays locked until the way to its new half is there.
+    /// Splits a full leaf and adds an entry at `at`. The leaf stays locked until the way to its new half is there. (From
+    /// the leaf behind, that half can be reached a little earlier, by those who only copy it.)
     fn split(&self, writer: &mut Writer, index: u32, (low, high): Fences, at: usize, id: EntryId) {
         // Nobody shall wait for a locked node because its writer waits for memory.
         self.leaves.reserve(writer.leaves as usize + 1);
@@ -443,107 +471,108 @@ impl Tree {
         inner.node.unlock();
     }
 
-    /// The leaf for a target. `None` if there is no entry at all.
-    fn descend(&self, target: Target<'_>) -> Option<Reached<'_>> {
-        'again: loop {
-            let root = self.root.load(Acquire);
-            if root == EMPTY {
-                return None;
-            }
-            let (mut index, mut behind) = (root as u32, None);
-            // The node above and the version that it was read under.
-            let mut above: Option<(&Node, u64)> = None;
-            // A node's version counts from the moment when the way to it is known to have been the right one.
-            let is_right = |above: Option<(&Node, u64)>| match above {
-                None => self.root.load(Acquire) == root,
-                Some((node, version)) => node.is_still(version),
-            };
-            for _ in 0..root >> 32 {
-                let inner = self.inners.get(index);
-                let version = inner.node.begin();
-                if !is_right(above) {
-                    continue 'again;
-                }
-                let child = match target {
-                    Target::First => 0,
-                    Target::Last => inner.node.len(),
-                    Target::Place(place) => inner.node.count_before(&self.arena, place, true),
-                };
-                if child < inner.node.len() {
-                    behind = Some(inner.node.id(child));
-                }
-                index = inner.child(child);
-                above = Some((&inner.node, version));
-                // Before the index is used: only what was read of an unchanged node is one.
-                if !inner.node.is_still(version) {
-                    continue 'again;
-                }
-            }
-            let leaf = self.leaves.get(index);
-            let version = leaf.node.begin();
-            if is_right(above) {
-                return Some(Reached { index, leaf, version, behind });
+    /// Reads until nothing has changed meanwhile.
+    fn read<T>(&self, read: impl Fn() -> Result<T, Changed>) -> T {
+        for _ in 0..TRIES {
+            if let Ok(read) = read() {
+                return read;
             }
         }
+        let _writer = self.writer.lock();
+        loop {
+            if let Ok(read) = read() {
+                return read;
+            }
+        }
+    }
+
+    /// The leaf for a target. `None` if there is no entry at all.
+    fn descend(&self, target: Target<'_>) -> Result<Option<Reached<'_>>, Changed> {
+        let root = self.root.load(Acquire);
+        if root == EMPTY {
+            return Ok(None);
+        }
+        let (mut index, mut behind) = (root as u32, None);
+        // The node above and the version that it was read under.
+        let mut above: Option<(&Node, u64)> = None;
+        // A node's version counts only if the way to the node was still the right one after it was noted.
+        let check = |above: Option<(&Node, u64)>| match above {
+            None if self.root.load(Acquire) == root => Ok(()),
+            Some((node, version)) if node.is_still(version) => Ok(()),
+            _ => Err(Changed),
+        };
+        for _ in 0..root >> 32 {
+            let inner = self.inners.get(index);
+            let version = inner.node.begin();
+            check(above)?;
+            above = Some((&inner.node, version));
+            let child = match target {
+                Target::First => 0,
+                Target::Last => inner.node.len(),
+                Target::Place(place) => inner.node.count_before(&self.arena, place, true),
+            };
+            if child < inner.node.len() {
+                behind = Some(inner.node.id(child));
+            }
+            index = inner.child(child);
+            // Before the index is used: only what was read of an unchanged node is one.
+            check(above)?;
+        }
+        let leaf = self.leaves.get(index);
+        let version = leaf.node.begin();
+        check(above)?;
+        Ok(Some(Reached { index, leaf, version, behind }))
     }
 
     /// The newest version of `key` that is not newer than `snapshot`.
     pub fn get(&self, key: &[u8], snapshot: u64) -> Option<EntryId> {
         let place = Place { key, sequence: snapshot };
-        loop {
-            let reached = self.descend(Target::Place(place))?;
+        self.read(|| {
+            let Some(reached) = self.descend(Target::Place(place))? else { return Ok(None) };
             let node = &reached.leaf.node;
             let at = node.count_before(&self.arena, place, false);
             // The first entry of the next leaf may be another version of the key.
             let found = if at < node.len() { Some(node.id(at)) } else { reached.behind };
-            if node.is_still(reached.version) {
-                return found.filter(|&id| self.arena.entry(id).key == key);
-            }
-        }
-    }
-
-    /// A position before the first entry, or behind the last.
-    fn at_end(&self, target: Target<'_>) -> Position {
-        let mut position = Position::default();
-        while let Some(reached) = self.descend(target) {
-            if position.copy(&reached) {
-                position.at = if matches!(target, Target::Last) { position.len.saturating_sub(1) } else { 0 };
-                break;
-            }
-        }
-        position
+            reached.check()?;
+            Ok(found.filter(|&id| self.arena.entry(id).key == key))
+        })
     }
 
     pub fn first(&self) -> Position {
-        self.at_end(Target::First)
+        self.read(|| match self.descend(Target::First)? {
+            Some(reached) => reached.copy(),
+            None => Ok(Position::default()),
+        })
     }
 
     pub fn last(&self) -> Position {
-        self.at_end(Target::Last)
+        let mut position = self.read(|| match self.descend(Target::Last)? {
+            Some(reached) => reached.copy(),
+            None => Ok(Position::default()),
+        });
+        position.at = position.len.saturating_sub(1);
+        position
     }
 
-    /// The first entry at `place` or behind it, and how many in its leaf are before.
-    fn seek_in_leaf(&self, place: Place<'_>) -> Option<Position> {
-        let mut position = Position::default();
-        loop {
-            let reached = self.descend(Target::Place(place))?;
-            position.at = reached.leaf.node.count_before(&self.arena, place, false);
-            if position.copy(&reached) {
-                return Some(position);
-            }
-        }
+    /// In the leaf for `place`, behind all entries before it: perhaps behind all of the leaf.
+    fn seek_in_leaf(&self, place: Place<'_>) -> Position {
+        self.read(|| {
+            let Some(reached) = self.descend(Target::Place(place))? else { return Ok(Position::default()) };
+            let at = reached.leaf.node.count_before(&self.arena, place, false);
+            Ok(Position { at, ..reached.copy()? })
+        })
     }
 
     /// The first entry at `place` or behind it.
     pub fn seek(&self, place: Place<'_>) -> Position {
-        let Some(mut position) = self.seek_in_leaf(place) else { return Position::default() };
+        let mut position = self.seek_in_leaf(place);
         self.go_on(&mut position);
         position
     }
 
     /// The last entry before `place`.
     pub fn seek_before(&self, place: Place<'_>) -> Position {
-        let Some(mut position) = self.seek_in_leaf(place) else { return Position::default() };
+        let mut position = self.seek_in_leaf(place);
         self.retreat(&mut position);
         position
     }
@@ -557,9 +586,7 @@ impl Tree {
     /// From behind a leaf to the start of the next.
     fn go_on(&self, position: &mut Position) {
         if position.at == position.len {
-            let next = position.next;
-            self.load(position, next);
-            position.at = 0;
+            *position = self.load(position.next);
         }
     }
 
@@ -567,33 +594,24 @@ impl Tree {
     pub fn retreat(&self, position: &mut Position) {
         if position.at == 0 {
             let here = position.leaf;
-            let mut left = position.prev;
-            loop {
-                self.load(position, left);
-                // The upper part of the leaf before may have become leaves of its own.
-                if left == NONE || position.next == here {
-                    break;
-                }
-                left = position.next;
+            let mut left = self.load(position.prev);
+            // The upper part of the leaf before may have become leaves of its own.
+            while left.len > 0 && left.next != here {
+                left = self.load(left.next);
             }
-            position.at = position.len;
+            left.at = left.len;
+            *position = left;
         }
         position.at = position.at.saturating_sub(1);
     }
 
-    /// Copies a leaf, or nothing if there is none.
-    fn load(&self, position: &mut Position, index: u32) {
+    /// The start of a leaf, or nothing if there is none.
+    fn load(&self, index: u32) -> Position {
         if index == NONE {
-            *position = Position::default();
-            return;
+            return Position::default();
         }
         let leaf = self.leaves.get(index);
-        loop {
-            let version = leaf.node.begin();
-            if position.copy(&Reached { index, leaf, version, behind: None }) {
-                return;
-            }
-        }
+        self.read(|| Reached { index, leaf, version: leaf.node.begin(), behind: None }.copy())
     }
 }
 
@@ -625,19 +643,6 @@ impl Position {
     /// The entry, if there is one here.
     pub fn id(&self) -> Option<EntryId> {
         self.ids[..self.len].get(self.at).copied()
-    }
-
-    /// Copies a leaf; `false` if that was changed since it was reached.
-    fn copy(&mut self, reached: &Reached<'_>) -> bool {
-        let node = &reached.leaf.node;
-        self.len = node.len();
-        for index in 0..self.len {
-            self.ids[index] = node.id(index);
-        }
-        self.leaf = reached.index;
-        self.next = reached.leaf.next.load(Acquire);
-        self.prev = reached.leaf.prev.load(Acquire);
-        node.is_still(reached.version)
     }
 }
 

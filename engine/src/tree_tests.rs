@@ -73,6 +73,19 @@ fn an_empty_tree_has_nothing() {
 }
 
 #[test]
+fn long_keys_and_empty_ones_are_found() {
+    let (tree, mut model) = (Tree::new(), Model::new());
+    for sequence in 1..=200 {
+        let mut key = vec![b'k'; if sequence % 3 == 0 { 64 << 10 } else { sequence as usize % 7 }];
+        if let Some(last) = key.last_mut() {
+            *last = (sequence / 7) as u8;
+        }
+        insert(&tree, &mut model, &key, sequence);
+    }
+    check(&tree, &model, &[vec![b'k'; 100], vec![b'k'; 65 << 10], vec![0xff]]);
+}
+
+#[test]
 fn keys_that_come_in_order_or_in_reverse_are_found() {
     for reverse in [false, true] {
         let (tree, mut model) = (Tree::new(), Model::new());
@@ -156,6 +169,20 @@ fn readers_see_all_that_was_there_when_they_came() {
                         let id = tree.get(&key(i), i).expect("it was visible");
                         assert_eq!(tree.entry(id).sequence(), i);
                         assert!(tree.get(&key(i), i - 1).is_none());
+                        // There, one back, and forth again.
+                        let mut position = tree.seek(Place { key: &key(i), sequence: i });
+                        assert_eq!(at(tree, &position), Some((key(i), i)));
+                        tree.retreat(&mut position);
+                        let before = at(tree, &position);
+                        assert!(before.as_ref().is_none_or(|(before, _)| *before < key(i)));
+                        if let Some((before, sequence)) = before {
+                            let near = tree.seek_before(Place { key: &key(i), sequence: u64::MAX });
+                            let (near, _) = at(tree, &near).expect("one was before");
+                            assert!(near >= before && near < key(i));
+                            tree.advance(&mut position);
+                            let (behind, _) = at(tree, &position).expect("one is behind");
+                            assert!(behind > before && behind <= key(i), "{sequence}");
+                        }
                         asked += 1;
                     }
                 }

@@ -80,7 +80,7 @@ pub use meta::{TableMeta, parse_table_file_name, table_file_name, table_tmp_file
 pub use options::{Compression, TableOptions};
 pub use properties::{Cause, Properties};
 pub use run_cursor::RunCursor;
-pub use slice::Slice;
+pub use slice::{Slice, SliceOwner};
 pub use table::{Found, Table};
 pub use table_cursor::TableCursor;
 pub use verify::{Damage, VerifyReport, verify};

@@ -12,8 +12,9 @@ use crate::Table;
 
 /// Bytes that are kept where they are for as long as this lives. Cloning counts a reference; nothing is copied.
 ///
-/// A slice of a table keeps the table's file mapped and on disk, even if a compaction has made the table obsolete:
-/// copy the bytes to keep them for long.
+/// A slice of a table keeps the table's file mapped and on disk, even if a compaction has made the table obsolete. One of
+/// a memtable keeps a piece of that, up to 256 KiB, unless the value itself is large. Copy the bytes to keep them for
+/// long.
 ///
 /// ```
 /// use terrace_sstable::Slice;
@@ -27,11 +28,21 @@ pub struct Slice {
     range: Range<usize>,
 }
 
+/// Something that holds bytes which slices may keep.
+#[doc(hidden)]
+pub trait SliceOwner: Send + Sync {
+    /// The bytes. There may be more later, but none of them ever changes.
+    fn bytes(&self) -> &[u8];
+
+    /// How much heap it takes.
+    fn heap_bytes(&self) -> u64;
+}
+
 #[derive(Clone)]
 enum Pin {
     Shared(Arc<[u8]>),
     Buffer(Arc<Vec<u8>>),
-    Owner(Arc<dyn AsRef<[u8]> + Send + Sync>),
+    Owner(Arc<dyn SliceOwner>),
     Table(Arc<Table>),
 }
 
@@ -48,9 +59,10 @@ impl Slice {
         Slice { pin: Pin::Buffer(bytes), range }
     }
 
-    /// `owner.as_ref()[range]`, which must lie within. An owner may get longer later, but changes no byte.
-    pub fn from_owner(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Slice {
-        let len = (*owner).as_ref().len();
+    /// `owner.bytes()[range]`, which must lie within.
+    #[doc(hidden)]
+    pub fn from_owner(owner: Arc<dyn SliceOwner>, range: Range<usize>) -> Slice {
+        let len = owner.bytes().len();
         assert!(range.start <= range.end && range.end <= len, "the range lies within the bytes");
         Slice { pin: Pin::Owner(owner), range }
     }
@@ -67,7 +79,7 @@ impl Slice {
         match &self.pin {
             Pin::Shared(bytes) => bytes.len() as u64,
             Pin::Buffer(bytes) => bytes.capacity() as u64,
-            Pin::Owner(owner) => (**owner).as_ref().len() as u64,
+            Pin::Owner(owner) => owner.heap_bytes(),
             Pin::Table(table) => table.meta().file_len,
         }
     }
@@ -81,7 +93,7 @@ impl Deref for Slice {
         let all = match &self.pin {
             Pin::Shared(bytes) => &bytes[..],
             Pin::Buffer(bytes) => &bytes[..],
-            Pin::Owner(owner) => (**owner).as_ref(),
+            Pin::Owner(owner) => owner.bytes(),
             Pin::Table(table) => table.region_bytes(),
         };
         &all[self.range.clone()]
@@ -187,7 +199,6 @@ mod tests {
         let b = Slice::from_buffer(Arc::new(b"x234".to_vec()), 1..4);
         assert_eq!(a, b);
         assert_eq!(a, b"234");
-        assert_eq!(a, Slice::from_owner(Arc::new("1234"), 1..4));
         assert_eq!(a.pinned_bytes(), 10);
         let c = Slice::from(&b"24"[..]);
         assert!(a < c);
