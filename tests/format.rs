@@ -265,6 +265,7 @@ struct Table {
     compressed_blocks: usize,
     blocks: usize,
     level: u64,
+    has_locator: bool,
 }
 
 /// §2.
@@ -296,6 +297,7 @@ fn decode_table(name: &str, file: &[u8], database_id: &[u8]) -> Table {
     }
     let mut directory = Bytes(&tail[4 * chunks..]);
     let mut blocks = BTreeMap::new();
+    let mut offsets_of = BTreeMap::new();
     let mut extents = Vec::new();
     while !directory.0.is_empty() {
         let kind = directory.u32();
@@ -304,11 +306,16 @@ fn decode_table(name: &str, file: &[u8], database_id: &[u8]) -> Table {
         assert!(offset % 8 == 0 && offset + len <= meta_len);
         extents.push((offset, offset + len));
         assert!(blocks.last_key_value().is_none_or(|(last, _)| *last < kind), "ascending kinds");
+        offsets_of.insert(kind, offset);
         blocks.insert(kind, &file[meta_offset + offset..meta_offset + offset + len]);
     }
     extents.sort();
     assert!(extents.windows(2).all(|pair| pair[0].1 <= pair[1].0), "blocks do not overlap");
-    assert!(blocks.keys().all(|kind| [0x8000_0001, 0x8000_0002, 3].contains(kind)), "{:x?}", blocks.keys());
+    assert!(
+        blocks.keys().all(|kind| [0x8000_0001, 0x8000_0002, 3, 4].contains(kind)),
+        "{:x?}",
+        blocks.keys()
+    );
     // §2.5
     let mut properties = BTreeMap::new();
     let mut bytes = Bytes(blocks[&0x8000_0002]);
@@ -343,6 +350,7 @@ fn decode_table(name: &str, file: &[u8], database_id: &[u8]) -> Table {
     // §2.2
     let compression = integer(12);
     let mut entries: Vec<Entry> = Vec::new();
+    let mut places: Vec<(u32, u32)> = Vec::new();
     let mut compressed_blocks = 0;
     let mut raw_block_bytes = 0;
     for index in 0..count {
@@ -389,6 +397,7 @@ fn decode_table(name: &str, file: &[u8], database_id: &[u8]) -> Table {
             );
             at += len;
             entries.push(Entry { key, sequence: base_sequence + delta, kind: tag & 15, value });
+            places.push((index as u32, number as u32));
         }
         raw_block_bytes += 16 + at + 2 * entry_count;
         let padding = &payload[at..slots_start];
@@ -415,6 +424,10 @@ fn decode_table(name: &str, file: &[u8], database_id: &[u8]) -> Table {
         let order = pair[0].key.cmp(&pair[1].key).then(pair[1].sequence.cmp(&pair[0].sequence));
         assert!(order.is_lt(), "internal order");
     }
+    if let Some(locator) = blocks.get(&4) {
+        assert_eq!(offsets_of[&4] % 64, 0);
+        check_locator(locator, id, &entries, &places, count);
+    }
     // The properties agree.
     let sum = |of: fn(&Entry) -> usize| entries.iter().map(of).sum::<usize>() as u64;
     assert_eq!(integer(6), entries.len() as u64);
@@ -426,7 +439,76 @@ fn decode_table(name: &str, file: &[u8], database_id: &[u8]) -> Table {
     assert_eq!(integer(14), entries.iter().map(|entry| entry.sequence).max().unwrap());
     assert_eq!(properties[&15], entries[0].key);
     assert_eq!(properties[&16], entries.last().unwrap().key);
-    Table { id, entries, compression, compressed_blocks, blocks: count, level: integer(18) }
+    let has_locator = blocks.contains_key(&4);
+    Table { id, entries, compression, compressed_blocks, blocks: count, level: integer(18), has_locator }
+}
+
+/// §2.7: every key is looked up, and the whole is written again.
+fn check_locator(bytes: &[u8], table_id: u64, entries: &[Entry], places: &[(u32, u32)], blocks: usize) {
+    let mut newest: Vec<usize> = (0..entries.len()).collect();
+    newest.retain(|&index| index == 0 || entries[index - 1].key != entries[index].key);
+    let mut header = Bytes(&bytes[..64]);
+    let buckets = u64::from(header.u32());
+    let (slot_bits, location_bits) = (u32::from(header.u8()), u32::from(header.u8()));
+    header.zeros(2);
+    assert_eq!(header.u64(), newest.len() as u64, "distinct keys");
+    header.zeros(48);
+    assert_eq!(buckets, newest.len().div_ceil(12).max(1) as u64);
+    assert_eq!(bytes.len() as u64, 64 + 64 * buckets);
+    let bits = |number: u32| (0..32).find(|bits| u64::from(number) < 1 << bits).unwrap();
+    assert_eq!(slot_bits, bits(places.iter().map(|place| place.1).max().unwrap()));
+    assert_eq!(location_bits, slot_bits + bits(blocks as u32 - 1));
+    assert!(location_bits <= 24);
+
+    let words = |bucket: u64| -> Vec<u32> {
+        let mut line = Bytes(&bytes[64 + 64 * bucket as usize..][..64]);
+        (0..16).map(|_| line.u32()).collect()
+    };
+    let hash = |key: &[u8]| xxhash_rust::xxh3::xxh3_64_with_seed(key, table_id);
+    let home = |hash: u64| ((hash >> 32) * buckets) >> 32;
+    let fingerprint = |hash: u64| (hash & ((1 << (32 - location_bits)) - 1)) as u32;
+    // Where a key may stand. Location bits may be none, which no shift of 32 bits can do.
+    let candidates = |key: &[u8]| {
+        let mut found = Vec::new();
+        let mut bucket = home(hash(key));
+        for _ in 0..64 {
+            let words = words(bucket);
+            for &word in &words[1..=(words[0] & 15) as usize] {
+                if word >> location_bits == fingerprint(hash(key)) {
+                    let location = u64::from(word) & ((1 << location_bits) - 1);
+                    found.push(((location >> slot_bits) as u32, (location & ((1 << slot_bits) - 1)) as u32));
+                }
+            }
+            if words[0] >> 31 == 0 {
+                return found;
+            }
+            bucket = (bucket + 1) % buckets;
+        }
+        panic!("a lookup goes through more than 64 buckets");
+    };
+    for &index in &newest {
+        let found = candidates(&entries[index].key);
+        assert!(found.contains(&places[index]), "{:?} is not led to", entries[index].key);
+        assert!(found.iter().all(|place| places.contains(place)), "a location that does not exist");
+        candidates(&[&entries[index].key[..], b"?"].concat());
+    }
+
+    let mut expected = vec![[0_u32; 16]; buckets as usize];
+    for &index in &newest {
+        let hash = hash(&entries[index].key);
+        let mut bucket = home(hash) as usize;
+        while expected[bucket][0] & 15 == 15 {
+            expected[bucket][0] |= 1 << 31;
+            bucket = (bucket + 1) % expected.len();
+        }
+        expected[bucket][0] += 1;
+        let (block, slot) = places[index];
+        let entry = (expected[bucket][0] & 15) as usize;
+        expected[bucket][entry] = fingerprint(hash) << location_bits | block << slot_bits | slot;
+    }
+    for (bucket, expected) in expected.iter().enumerate() {
+        assert_eq!(words(bucket as u64), expected, "bucket {bucket}");
+    }
 }
 
 struct Record {
@@ -651,6 +733,7 @@ fn check_database(files: &BTreeMap<String, Vec<u8>>, plain: &Contents, packed: &
     assert_eq!(contents.len(), 2);
     assert!(tables.iter().any(|table| table.compression == 0 && table.blocks > 3));
     assert!(tables.iter().any(|table| table.compression == 1 && table.compressed_blocks > 0));
+    assert!(tables.iter().all(|table| table.has_locator));
 }
 
 #[test]

@@ -48,7 +48,13 @@ pub struct Metrics {
     pub compaction_debt_bytes: u64,
     /// Waits of writers, for each reason.
     pub stalls: Vec<StallMetrics>,
-    /// Gets of a table that asked its filter.
+    /// Gets of a table that asked its locator.
+    pub locator_checks: u64,
+    /// Those that the locator answered by its fingerprints: the key is not there.
+    pub locator_negatives: u64,
+    /// Those that the locator led to a block for nothing.
+    pub locator_false_positives: u64,
+    /// Gets of a table without a locator that asked its filter.
     pub filter_checks: u64,
     /// Those that the filter answered.
     pub filter_negatives: u64,
@@ -188,6 +194,9 @@ impl Metrics {
             disk_bytes: levels.iter().map(|level| level.bytes).sum::<u64>() + log_bytes,
             compaction_debt_bytes,
             stalls: core.throttle.metrics(),
+            locator_checks: totals.locator_checks,
+            locator_negatives: totals.locator_negatives,
+            locator_false_positives: totals.locator_false_positives,
             filter_checks: totals.filter_checks,
             filter_negatives: totals.filter_negatives,
             filter_false_positives: totals.filter_false_positives,

@@ -17,6 +17,8 @@ pub(crate) const DIRECTORY_ENTRY_BYTES: usize = 24;
 const KIND_REQUIRED: u32 = 1 << 31;
 /// The filter's kind.
 pub(crate) const KIND_FILTER: u32 = 3;
+/// The locator's kind.
+pub(crate) const KIND_LOCATOR: u32 = 4;
 /// The fences' kind.
 pub(crate) const KIND_FENCES: u32 = KIND_REQUIRED | 1;
 /// The properties' kind.
@@ -143,7 +145,7 @@ impl MetadataBlock {
             KIND_FILTER => "filter",
             KIND_FENCES => "fences",
             KIND_PROPERTIES => "properties",
-            4 => "locator",
+            KIND_LOCATOR => "locator",
             0x8000_0005 => "range tombstones",
             _ => "unknown",
         }

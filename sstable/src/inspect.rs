@@ -7,6 +7,7 @@ use terrace_io::Result;
 use crate::block::BlockHead;
 use crate::cursor::{Cursor, ScanMode};
 use crate::footer::{Footer, MetadataBlock};
+use crate::locator;
 use crate::{Kind, Properties, Table};
 
 /// The parts of a table file.
@@ -74,7 +75,10 @@ pub fn layout(table: &Table) -> Result<Layout> {
 pub struct Explanation {
     /// Whether the key lies in the table's key range. If not, a get stops here.
     pub in_range: bool,
-    /// Whether the filter lets the key through; `None` without a filter. If not, a get stops here.
+    /// What the locator says; `None` without one. If it leads to nothing, a get stops here.
+    pub locator: Option<Located>,
+    /// Whether the filter lets the key through; `None` without a filter. If not, a get stops here. Where there is a
+    /// locator, a get does not ask it.
     pub filter: Option<bool>,
     /// The data block that the fences point to.
     pub block: usize,
@@ -88,6 +92,19 @@ pub struct Explanation {
     pub versions: Vec<VersionInfo>,
     /// Which of the versions a reader at the snapshot sees.
     pub visible: Option<usize>,
+}
+
+/// What a locator says of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    /// The bucket where the lookup began.
+    pub home: u32,
+    /// How many buckets it looked at.
+    pub buckets: u32,
+    /// How many entries of other keys it was led to, because they have the same fingerprint.
+    pub mistaken: u32,
+    /// Block and slot of the key's newest version, if the key is in the table.
+    pub place: Option<(usize, usize)>,
 }
 
 /// A version of a key.
@@ -122,6 +139,7 @@ pub fn explain(table: &Arc<Table>, key: &[u8], snapshot: u64) -> Result<Explanat
         cursor.next()?;
     }
     Ok(Explanation {
+        locator: located(table, key)?,
         in_range: *meta.smallest_key <= *key && *key <= *meta.largest_key,
         filter: storage.filter()?.map(|filter| filter.may_contain(key)),
         block,
@@ -131,4 +149,21 @@ pub fn explain(table: &Arc<Table>, key: &[u8], snapshot: u64) -> Result<Explanat
         visible: versions.iter().position(|version| version.sequence <= snapshot),
         versions,
     })
+}
+
+/// Looks a key up in the locator.
+fn located(table: &Table, key: &[u8]) -> Result<Option<Located>> {
+    let (storage, context) = (table.storage()?, table.context());
+    let Some(locator) = storage.locator()? else { return Ok(None) };
+    let hash = locator::hash(key, storage.footer.table_id);
+    let mut lookup = locator.lookup(&storage.metadata, hash);
+    let (mut mistaken, mut place) = (0, None);
+    while let Some(location) = lookup.next()? {
+        if storage.located_entry(context, &lookup, location)?.has_key(key) {
+            place = Some((location.block, location.slot));
+            break;
+        }
+        mistaken += 1;
+    }
+    Ok(Some(Located { home: locator.home(hash), buckets: lookup.looked_at(), mistaken, place }))
 }

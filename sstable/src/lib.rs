@@ -3,7 +3,8 @@
 //! A [`TableWriter`] turns entries in internal order (key ascending, sequence number descending) into a file; a
 //! [`Table`] answers point reads from it, by a mapping where that is possible, and hands out cursors. A
 //! [`RunCursor`] reads a level of disjoint tables as one, a [`MergeCursor`] any number of cursors as one. The format
-//! is `docs/format.md` §2, byte for byte. [`layout`], [`explain`] and [`verify`] are for people who look inside.
+//! is `docs/format.md` §2, byte for byte. A get goes by the table's locator or, where there is none, by its filter and
+//! fences. [`layout`], [`explain`] and [`verify`] are for people who look inside.
 //!
 //! Everything that is read from a file is treated as hostile: a damaged or forged table gives
 //! [`Error::Corruption`](terrace_io::Error::Corruption), never a panic and never an allocation that its length
@@ -51,6 +52,8 @@ mod filter;
 mod footer;
 mod inspect;
 mod key;
+mod locator;
+mod locator_check;
 mod merge;
 mod meta;
 mod metadata;
@@ -73,8 +76,9 @@ pub use context::{PointReads, Reclaim, TableContext, TableRemains};
 pub use counters::{CounterTotals, TableCounters};
 pub use cursor::{Cursor, ScanMode};
 pub use footer::{Footer, MetadataBlock};
-pub use inspect::{BlockInfo, Explanation, Layout, VersionInfo, explain, layout};
+pub use inspect::{BlockInfo, Explanation, Layout, Located, VersionInfo, explain, layout};
 pub use key::{KEY_BYTES_MAX, Kind, SEQUENCE_MAX, VALUE_BYTES_MAX, compare_internal};
+pub use locator::LocatorHeader;
 pub use merge::MergeCursor;
 pub use meta::{TableMeta, parse_table_file_name, table_file_name, table_tmp_file_name};
 pub use options::{Compression, TableOptions};

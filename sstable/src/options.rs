@@ -32,6 +32,9 @@ pub struct TableOptions {
     /// Bits of the filter for each key, at most 40; 0 for no filter. 10 let 1% of the keys that are not there
     /// through.
     pub filter_bits_per_key: u8,
+    /// Whether the table gets a locator, which takes 5 to 6 bytes for each key and spares gets the search. A table with
+    /// very many blocks or entries in a block goes without.
+    pub locator: bool,
     /// About how many bytes of entries go into one block of a compressed table, before compression: 4,096 to
     /// 65,000. Tables without compression have blocks of one page.
     pub block_bytes: u32,
@@ -39,7 +42,12 @@ pub struct TableOptions {
 
 impl Default for TableOptions {
     fn default() -> Self {
-        TableOptions { compression: Compression::None, filter_bits_per_key: 10, block_bytes: 16 * 1024 }
+        TableOptions {
+            compression: Compression::None,
+            filter_bits_per_key: 10,
+            locator: true,
+            block_bytes: 16 * 1024,
+        }
     }
 }
 

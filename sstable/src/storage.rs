@@ -9,11 +9,14 @@ use terrace_io::{
     Advice, Checksum, Error, File, Medium, OpenMode, PAGE_BYTES, Region, Result, read_exact_at,
 };
 
-use crate::block::{self, BlockHead, Wrong};
+use crate::block::{self, BlockHead, EntryHead, Wrong};
 use crate::context::{PointReads, TableContext};
 use crate::fences::Fences;
 use crate::filter::Filter;
-use crate::footer::{FOOTER_BYTES, Footer, KIND_FENCES, KIND_FILTER, KIND_PROPERTIES, MetadataBlock};
+use crate::footer::{
+    FOOTER_BYTES, Footer, KIND_FENCES, KIND_FILTER, KIND_LOCATOR, KIND_PROPERTIES, MetadataBlock,
+};
+use crate::locator::{LINE_BYTES, Location, Locator, Lookup};
 use crate::metadata::{Bits, Metadata};
 use crate::{Compression, Properties, TableMeta};
 
@@ -30,6 +33,11 @@ pub(crate) struct Storage {
     /// The data blocks whose bytes in the region have been checked.
     verified: Bits,
     filter: OnceLock<Option<Filter>>,
+    locator: OnceLock<Option<Locator>>,
+    /// Whether every data block is one page of the region, not compressed.
+    is_paged: bool,
+    /// Bytes of an entry, on average.
+    entry_len: usize,
     path: Arc<Path>,
 }
 
@@ -54,8 +62,22 @@ impl Deref for Block<'_> {
     }
 }
 
+/// An entry, and the block that it is in.
+pub(crate) struct LocatedEntry<'t> {
+    pub(crate) block: Block<'t>,
+    pub(crate) entry: EntryHead,
+}
+
+impl LocatedEntry<'_> {
+    /// Whether it has this very key.
+    #[inline]
+    pub(crate) fn has_key(&self, key: &[u8]) -> bool {
+        self.block[self.entry.key_range()] == *key
+    }
+}
+
 impl Storage {
-    /// Opens and checks a file: everything but the data blocks, the filter, and those parts of the fences that are
+    /// Opens and checks a file: everything but the data blocks, the filter, the locator, and those parts of the fences that are
     /// not needed yet.
     pub(crate) fn open(
         context: &TableContext,
@@ -142,8 +164,28 @@ impl Storage {
             return Err(metadata.damaged(start, "properties and fences disagree about the number of blocks"));
         }
         let verified = Bits::new(fences.len());
-        let filter = OnceLock::new();
-        Ok(Storage { footer, metadata, fences, properties, directory, file, verified, filter, path })
+        // A block has a page or more, so as many blocks as pages have one each.
+        let is_paged = file.is_none()
+            && properties.compression == Compression::None
+            && footer.data_len == fences.len() as u64 * PAGE_BYTES as u64;
+        let headers_len = (block::HEADER_BYTES * fences.len()) as u64;
+        let entries_len = properties.raw_block_bytes.saturating_sub(headers_len);
+        let entry_len = (entries_len / properties.entries.max(1)).saturating_sub(block::SLOT_BYTES as u64);
+        let entry_len = entry_len.min(PAGE_BYTES as u64) as usize;
+        Ok(Storage {
+            footer,
+            metadata,
+            fences,
+            properties,
+            directory,
+            file,
+            verified,
+            filter: OnceLock::new(),
+            locator: OnceLock::new(),
+            is_paged,
+            entry_len,
+            path,
+        })
     }
 
     /// Whether the region holds the data blocks.
@@ -182,6 +224,43 @@ impl Storage {
         Ok(filter.as_ref())
     }
 
+    /// The locator, if the table has one that can be used. Its header is read at the first call.
+    #[inline]
+    pub(crate) fn locator(&self) -> Result<Option<&Locator>> {
+        match self.locator.get() {
+            Some(locator) => Ok(locator.as_ref()),
+            None => self.read_locator(),
+        }
+    }
+
+    #[cold]
+    fn read_locator(&self) -> Result<Option<&Locator>> {
+        let read = match self.locator_place() {
+            Some(place) => Some(self.locator_at(place)?),
+            None => None,
+        };
+        let locator = self.locator.get_or_init(|| match read? {
+            Ok(locator) => Some(locator),
+            Err(what) => {
+                tracing::warn!(path = %self.path.display(), "goes without its locator: {what}");
+                None
+            }
+        });
+        Ok(locator.as_ref())
+    }
+
+    /// Where the locator is, if the table has one.
+    pub(crate) fn locator_place(&self) -> Option<&MetadataBlock> {
+        self.directory.iter().find(|block| block.kind == KIND_LOCATOR)
+    }
+
+    /// Reads the header of the locator there. The inner error says why it is refused.
+    pub(crate) fn locator_at(&self, place: &MetadataBlock) -> Result<Result<Locator, Wrong>> {
+        let start = place.offset as usize;
+        let header = self.metadata.bytes(start..start + LINE_BYTES.min(place.len as usize))?;
+        Ok(Locator::read(place, header))
+    }
+
     /// Bytes of heap that the open table takes.
     pub(crate) fn heap_bytes(&self) -> u64 {
         let region = self.metadata.region();
@@ -206,6 +285,40 @@ impl Storage {
             return Ok(Block::Region { bytes, start: extent.start as usize });
         }
         self.block_elsewhere(context, index, extent, keep)
+    }
+
+    /// The entry at a location that the locator gave.
+    #[inline]
+    pub(crate) fn located_entry<'t>(
+        &'t self,
+        context: &TableContext,
+        lookup: &Lookup<'_>,
+        location: Location,
+    ) -> Result<LocatedEntry<'t>> {
+        if location.block >= self.fences.len() {
+            return Err(lookup.leads_nowhere(location));
+        }
+        let block = self.located_block(context, location.block)?;
+        block::fetch(&block, location.slot, self.entry_len);
+        let damaged = |what| self.damaged_block(location.block, what);
+        let head = BlockHead::read(&block).map_err(damaged)?;
+        if location.slot >= head.count {
+            return Err(lookup.leads_nowhere(location));
+        }
+        let entry = head.entry(&block, location.slot).map_err(damaged)?;
+        Ok(LocatedEntry { block, entry })
+    }
+
+    /// Block `index`, which exists, as [`Storage::block`] gives it; but where it is follows from its number if that can
+    /// be, without a look at the fences.
+    #[inline]
+    fn located_block(&self, context: &TableContext, index: usize) -> Result<Block<'_>> {
+        if self.is_paged {
+            let start = index * PAGE_BYTES;
+            let bytes = self.raw_block(context, index, &(start as u64..(start + PAGE_BYTES) as u64))?;
+            return Ok(Block::Region { bytes, start });
+        }
+        self.block(context, index, true)
     }
 
     /// The bytes of a block in the region, checked at their first touch.

@@ -1,7 +1,8 @@
 //! A table: one sorted, immutable file. Opened at its first use, shared behind an `Arc`, read by any thread.
 //!
-//! A get walks: key range, filter, fences, block. In an uncompressed table that is mapped it allocates nothing and
-//! counts no references: the value that it finds is borrowed from the mapping.
+//! A get walks: key range, locator, block; or, in a table without a locator, key range, filter, fences, block. In an
+//! uncompressed table that is mapped it allocates nothing and counts no references: the value that it finds is borrowed
+//! from the mapping.
 
 use std::fmt;
 use std::ops::Range;
@@ -14,9 +15,11 @@ use terrace_io::{Error, Result};
 
 use crate::block::{BlockHead, EntryHead};
 use crate::context::{TableContext, TableRemains};
+use crate::key::compare_keys;
+use crate::locator::{self, Locator};
 use crate::meta::{parse_table_file_name, table_file_name};
 use crate::storage::{Block, Storage};
-use crate::{Kind, Properties, ScanMode, Slice, TableCursor, TableMeta};
+use crate::{Kind, LocatorHeader, Properties, ScanMode, Slice, TableCursor, TableMeta};
 
 /// How long an answer about what is in memory is believed.
 const RESIDENCY_BELIEVED: Duration = Duration::from_secs(1);
@@ -98,14 +101,25 @@ impl Table {
         Ok(self.storage()?.properties.clone())
     }
 
+    /// What the file's locator says of itself, if it has one that can be used.
+    pub fn locator(&self) -> Result<Option<LocatorHeader>> {
+        Ok(self.storage()?.locator()?.map(|locator| locator.header))
+    }
+
     /// The newest version of `key` with a sequence number of at most `snapshot`, tombstones included; `None` if the
     /// table has none.
     pub fn get<'t>(&'t self, key: &[u8], snapshot: u64) -> Result<Option<Found<'t>>> {
         let meta = &self.meta;
-        if snapshot < meta.smallest_sequence || key < &*meta.smallest_key || key > &*meta.largest_key {
+        if snapshot < meta.smallest_sequence
+            || compare_keys(key, &meta.smallest_key).is_lt()
+            || compare_keys(key, &meta.largest_key).is_gt()
+        {
             return Ok(None);
         }
         let storage = self.storage()?;
+        if let Some(locator) = storage.locator()? {
+            return self.find_located(storage, locator, key, snapshot);
+        }
         let filter = storage.filter()?;
         if filter.is_some_and(|filter| !filter.may_contain(key)) {
             self.context.counters.filter_negative();
@@ -118,6 +132,41 @@ impl Table {
         Ok(found)
     }
 
+    /// By the locator, which knows every key of the table.
+    #[inline]
+    fn find_located<'t>(
+        &'t self,
+        storage: &'t Storage,
+        locator: &'t Locator,
+        key: &[u8],
+        snapshot: u64,
+    ) -> Result<Option<Found<'t>>> {
+        let counters = &self.context.counters;
+        let mut lookup = locator.lookup(&storage.metadata, locator::hash(key, storage.footer.table_id));
+        let mut is_mistaken = false;
+        while let Some(location) = lookup.next()? {
+            let located = storage.located_entry(&self.context, &lookup, location)?;
+            if located.has_key(key) {
+                if located.entry.sequence <= snapshot {
+                    counters.locator_positive(true);
+                    return Ok(Some(Found::new(located.block, located.entry)));
+                }
+                // The newest version is too new: the others stand behind it, perhaps blocks away.
+                let found = self.find(storage, key, snapshot)?;
+                counters.locator_positive(found.is_some());
+                return Ok(found);
+            }
+            is_mistaken = true;
+        }
+        if is_mistaken {
+            counters.locator_positive(false);
+        } else {
+            counters.locator_negative();
+        }
+        Ok(None)
+    }
+
+    /// By the fences.
     fn find<'t>(&'t self, storage: &'t Storage, key: &[u8], snapshot: u64) -> Result<Option<Found<'t>>> {
         let mut index = storage
             .fences

@@ -11,31 +11,6 @@ use super::*;
 use crate::testing::*;
 use crate::*;
 
-/// What a get at `snapshot` must find.
-fn expected<'a>(entries: &'a [Entry], key: &[u8], snapshot: u64) -> Option<&'a Entry> {
-    entries.iter().find(|entry| entry.0 == key && entry.1 <= snapshot)
-}
-
-fn check_gets(table: &Arc<Table>, entries: &[Entry]) {
-    for (at, entry) in entries.iter().enumerate() {
-        for snapshot in [entry.1, entry.1.saturating_sub(1), entry.1 + 1, u64::MAX] {
-            let expected = expected(entries, &entry.0, snapshot);
-            let found = table.get(&entry.0, snapshot).unwrap();
-            let is = found.as_ref().map(|found| (found.sequence, found.kind, found.value()));
-            assert_eq!(is, expected.map(|entry| (entry.1, entry.2, &entry.3[..])), "entry {at}");
-            if let (Some(found), Some(entry)) = (found, expected) {
-                assert_eq!(found.into_slice(table), entry.3);
-            }
-        }
-        let mut other = entry.0.clone();
-        other.push(1);
-        assert_eq!(
-            table.get(&other, u64::MAX).unwrap().is_some(),
-            expected(entries, &other, u64::MAX).is_some()
-        );
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
@@ -43,10 +18,11 @@ proptest! {
     fn gets_find_what_was_written(
         entries in entries(40),
         bits in prop_oneof![Just(0_u8), Just(10), Just(40)],
+        locator in any::<bool>(),
     ) {
         let tables = Tables::new();
         for (number, compression) in COMPRESSIONS.into_iter().enumerate() {
-            let options = TableOptions { filter_bits_per_key: bits, ..options(compression) };
+            let options = TableOptions { filter_bits_per_key: bits, locator, ..options(compression) };
             let meta = tables.write(number as u64, &options, &entries);
             let report = tables.verify(number as u64);
             prop_assert!(report.is_ok(), "{:?}", report.damages);
@@ -83,7 +59,8 @@ fn versions_over_many_blocks_are_found_with_few_reads() {
 fn a_filter_saves_reads_and_is_counted() {
     let entries: Vec<Entry> = (0..10_000).map(|i| put(format!("{:08}", 2 * i), 1, "v")).collect();
     let tables = Tables::new();
-    let meta = tables.write(1, &options(Compression::None), &entries);
+    let options = TableOptions { locator: false, ..options(Compression::None) };
+    let meta = tables.write(1, &options, &entries);
     let context = Arc::new(tables.context());
     let table = Table::new(context.clone(), meta);
     for i in 0..10_000 {
@@ -94,6 +71,7 @@ fn a_filter_saves_reads_and_is_counted() {
     assert_eq!(totals.filter_checks, 10_000);
     assert_eq!(totals.filter_negatives + totals.filter_false_positives, 5000);
     assert!(totals.filter_false_positives < 150, "{totals:?}");
+    assert_eq!(totals.locator_checks, 0);
 }
 
 #[test]

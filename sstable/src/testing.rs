@@ -1,12 +1,16 @@
-//! What the tests of this crate share: tables in memory, a model of a cursor, and random bytes that a seed repeats.
+//! What the tests of this crate share: tables in memory, their forgery, a model of a cursor, and random bytes that a seed repeats.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use terrace_io::{FileSystem, MemoryFileSystem, Result};
+use terrace_io::{Checksum, FileSystem, MemoryFileSystem, PAGE_BYTES, Result};
 
+use crate::block_builder::seal;
+use crate::footer::FOOTER_BYTES;
+use crate::metadata::chunk_checksum;
+use crate::storage::tail_checksum;
 use crate::*;
 
 /// An entry: key, sequence number, kind, value.
@@ -83,6 +87,67 @@ impl Tables {
 
     pub(crate) fn bytes(&self, path: &Path) -> Vec<u8> {
         self.memory.file_bytes(path).unwrap()
+    }
+}
+
+/// What a get at `snapshot` must find.
+pub(crate) fn expected<'a>(entries: &'a [Entry], key: &[u8], snapshot: u64) -> Option<&'a Entry> {
+    entries.iter().find(|entry| entry.0 == key && entry.1 <= snapshot)
+}
+
+/// Looks every entry up, at snapshots around its own, and keys that are nearly those.
+pub(crate) fn check_gets(table: &Arc<Table>, entries: &[Entry]) {
+    for (at, entry) in entries.iter().enumerate() {
+        for snapshot in [entry.1, entry.1.saturating_sub(1), entry.1 + 1, u64::MAX] {
+            let expected = expected(entries, &entry.0, snapshot);
+            let found = table.get(&entry.0, snapshot).unwrap();
+            let is = found.as_ref().map(|found| (found.sequence, found.kind, found.value()));
+            assert_eq!(is, expected.map(|entry| (entry.1, entry.2, &entry.3[..])), "entry {at}");
+            if let (Some(found), Some(entry)) = (found, expected) {
+                assert_eq!(found.into_slice(table), entry.3);
+            }
+        }
+        let mut other = entry.0.clone();
+        other.push(1);
+        assert_eq!(
+            table.get(&other, u64::MAX).unwrap().is_some(),
+            expected(entries, &other, u64::MAX).is_some()
+        );
+    }
+}
+
+/// Where the parts of a table are, so that they can be sealed again after a change.
+pub(crate) struct Parts {
+    pub(crate) footer: Footer,
+    /// Start and end of each data block.
+    pub(crate) blocks: Vec<(usize, usize)>,
+}
+
+impl Parts {
+    pub(crate) fn of(tables: &Tables, meta: &TableMeta) -> Parts {
+        let layout = layout(&tables.table(meta)).unwrap();
+        let blocks =
+            layout.blocks.iter().map(|block| (block.offset as usize, (block.offset + block.len) as usize));
+        Parts { footer: layout.footer, blocks: blocks.collect() }
+    }
+
+    /// Makes every checksum right.
+    pub(crate) fn seal(&self, bytes: &mut [u8]) {
+        for &(start, end) in &self.blocks {
+            seal(&mut bytes[start..end], self.footer.table_id, start as u64);
+        }
+        let meta = self.footer.meta_offset() as usize;
+        let tail = self.footer.tail_offset() as usize;
+        for chunk in 0..self.footer.chunks() as usize {
+            let at = meta + chunk * PAGE_BYTES;
+            let sum = chunk_checksum(self.footer.table_id, at as u64, &bytes[at..tail.min(at + PAGE_BYTES)]);
+            bytes[tail + 4 * chunk..tail + 4 * chunk + 4].copy_from_slice(&sum.to_le_bytes());
+        }
+        let end = bytes.len() - FOOTER_BYTES;
+        let crc = tail_checksum(self.footer.table_id, &bytes[tail..end]);
+        bytes[end + 28..end + 32].copy_from_slice(&crc.to_le_bytes());
+        let crc = Checksum::new().bytes(&bytes[end..end + 52]).finish();
+        bytes[end + 52..end + 56].copy_from_slice(&crc.to_le_bytes());
     }
 }
 

@@ -11,6 +11,8 @@ use terrace_io::{Error, File, FileSystem, OpenMode, PAGE_BYTES, Region, Result, 
 use crate::block::{self, BlockHead, SLOT_BYTES};
 use crate::filter::Filter;
 use crate::footer::{FOOTER_BYTES, Footer};
+use crate::locator::Location;
+use crate::locator_check::LocatorCheck;
 use crate::meta::parse_table_file_name;
 use crate::storage::{Storage, tail_checksum};
 use crate::{Compression, KEY_BYTES_MAX, Kind, Properties, SEQUENCE_MAX, VALUE_BYTES_MAX, compare_internal};
@@ -77,8 +79,8 @@ impl fmt::Display for VerifyReport {
     }
 }
 
-/// Checks everything in a table file: all checksums, the order of entries, fences, filter, and what the properties
-/// say. Errors are part of the report, those of the file system included.
+/// Checks everything in a table file: all checksums, the order of entries, fences, filter, locator, and what the
+/// properties say. Errors are part of the report, those of the file system included.
 pub fn verify(fs: &dyn FileSystem, path: &Path) -> VerifyReport {
     let mut report = VerifyReport {
         path: path.into(),
@@ -173,6 +175,7 @@ fn check_entries(file: Arc<dyn File>, storage: &Storage, report: &mut VerifyRepo
     if filter.is_none() && storage.directory.iter().any(|block| block.name() == "filter") {
         report.damage(storage.footer.meta_offset(), "the filter cannot be used");
     }
+    let mut locator = check_of_locator(storage, report);
     let data_len = storage.footer.data_len;
     let mut reader = ScanReader::new(file, 0..data_len, ScanReader::WINDOW_BYTES, true);
     let mut seen = Seen::default();
@@ -193,17 +196,41 @@ fn check_entries(file: Arc<dyn File>, storage: &Storage, report: &mut VerifyRepo
         seen.key_before = seen.last.as_ref().map(|last| last.0.clone());
         let read =
             read_block(&mut reader, storage, index).map_err(|error| report.error(extent.start, &error));
-        let checked = read.is_ok_and(|block| check_block(&block, index, storage, filter, &mut seen, report));
+        let checked = read.is_ok_and(|block| {
+            check_block(&block, index, storage, (filter, locator.as_mut()), &mut seen, report)
+        });
         if checked {
             report.blocks += 1;
         } else {
             seen.last = None;
         }
+        for damage in locator.iter_mut().flat_map(LocatorCheck::damages) {
+            report.damage(damage.offset, damage.what);
+        }
+    }
+    let is_complete = report.blocks == storage.fences.len() as u64;
+    for damage in locator.into_iter().flat_map(|locator| locator.finish(is_complete)) {
+        report.damage(damage.offset, damage.what);
     }
     if report.damage_count == count_before {
         check_properties(storage, &seen, report);
     }
 }
+
+/// A check of the locator, if the table has one. One that readers do without is damage.
+fn check_of_locator<'s>(storage: &'s Storage, report: &mut VerifyReport) -> Option<LocatorCheck<'s>> {
+    let place = storage.locator_place()?;
+    let offset = storage.footer.meta_offset() + place.offset;
+    match storage.locator_at(place) {
+        Ok(Ok(locator)) => return Some(LocatorCheck::new(storage, locator)),
+        Ok(Err(what)) => report.damage(offset, format!("the locator cannot be used: {what}")),
+        Err(error) => report.error(offset, &error),
+    }
+    None
+}
+
+/// What tells of keys whether they are in the table, as far as it has that.
+type Indexes<'a, 's> = (Option<&'a Filter>, Option<&'a mut LocatorCheck<'s>>);
 
 /// A block without compression, its checksum right.
 fn read_block(reader: &mut ScanReader, storage: &Storage, index: usize) -> Result<Vec<u8>> {
@@ -232,11 +259,11 @@ fn check_block(
     block: &[u8],
     index: usize,
     storage: &Storage,
-    filter: Option<&Filter>,
+    indexes: Indexes<'_, '_>,
     seen: &mut Seen,
     report: &mut VerifyReport,
 ) -> bool {
-    let wrong = match try_check_block(block, index, storage, filter, seen) {
+    let wrong = match try_check_block(block, index, storage, indexes, seen) {
         Ok(entries) => {
             report.entries += entries;
             return true;
@@ -252,9 +279,10 @@ fn try_check_block(
     block: &[u8],
     index: usize,
     storage: &Storage,
-    filter: Option<&Filter>,
+    indexes: Indexes<'_, '_>,
     seen: &mut Seen,
 ) -> Result<u64, String> {
+    let (filter, mut locator) = indexes;
     let head = BlockHead::read(block)?;
     let mut end = block::HEADER_BYTES;
     for slot in 0..head.count {
@@ -281,6 +309,17 @@ fn try_check_block(
         }
         if filter.is_some_and(|filter| !filter.may_contain(key)) {
             return Err(format!("the filter does not know the key of entry {slot}"));
+        }
+        if let Some(locator) = &mut locator {
+            locator.entry(slot);
+            // Behind a block that could not be read, only the fence tells whether a key has newer versions there.
+            let is_newest = match &seen.last {
+                Some((last_key, _)) => *last_key != key,
+                None => !storage.fences.continues(&storage.metadata, index).is_ok_and(|continues| continues),
+            };
+            if is_newest {
+                locator.key(key, Location { block: index, slot });
+            }
         }
         seen.entries += 1;
         seen.deletes += u64::from(entry.kind == Kind::Delete);

@@ -1,11 +1,7 @@
 //! Damage of every byte and every length, and forgeries whose checksums are right: reads give the right answer or an
 //! error, and never panic; verification notices all of it.
 
-use terrace_io::Checksum;
-
 use super::*;
-use crate::block_builder::seal;
-use crate::metadata::chunk_checksum;
 use crate::testing::*;
 use crate::*;
 
@@ -141,40 +137,6 @@ fn every_truncation_is_noticed() {
     }
 }
 
-/// Where the parts of a table are, so that they can be sealed again after a change.
-struct Parts {
-    footer: Footer,
-    blocks: Vec<(usize, usize)>,
-}
-
-impl Parts {
-    fn of(tables: &Tables, meta: &TableMeta) -> Parts {
-        let layout = layout(&tables.table(meta)).unwrap();
-        let blocks =
-            layout.blocks.iter().map(|block| (block.offset as usize, (block.offset + block.len) as usize));
-        Parts { footer: layout.footer, blocks: blocks.collect() }
-    }
-
-    /// Makes every checksum right.
-    fn seal(&self, bytes: &mut [u8]) {
-        for &(start, end) in &self.blocks {
-            seal(&mut bytes[start..end], self.footer.table_id, start as u64);
-        }
-        let meta = self.footer.meta_offset() as usize;
-        let tail = self.footer.tail_offset() as usize;
-        for chunk in 0..self.footer.chunks() as usize {
-            let at = meta + chunk * PAGE_BYTES;
-            let sum = chunk_checksum(self.footer.table_id, at as u64, &bytes[at..tail.min(at + PAGE_BYTES)]);
-            bytes[tail + 4 * chunk..tail + 4 * chunk + 4].copy_from_slice(&sum.to_le_bytes());
-        }
-        let end = bytes.len() - FOOTER_BYTES;
-        let crc = tail_checksum(self.footer.table_id, &bytes[tail..end]);
-        bytes[end + 28..end + 32].copy_from_slice(&crc.to_le_bytes());
-        let crc = Checksum::new().bytes(&bytes[end..end + 52]).finish();
-        bytes[end + 52..end + 56].copy_from_slice(&crc.to_le_bytes());
-    }
-}
-
 #[test]
 fn forgeries_with_right_checksums_never_panic() {
     for compression in COMPRESSIONS {
@@ -278,9 +240,14 @@ fn a_lookup_can_be_explained() {
     assert_eq!(explanation.block_offset, layout.blocks[explanation.block].offset);
     assert_eq!(
         layout.metadata.iter().map(|m| m.name()).collect::<Vec<_>>(),
-        ["filter", "fences", "properties"]
+        ["filter", "locator", "fences", "properties"]
     );
+    let located = explanation.locator.unwrap();
+    assert_eq!((located.buckets, located.mistaken), (1, 0));
+    let newest = explain(&table, b"many", SEQUENCE_MAX).unwrap();
+    assert_eq!(located.place, newest.slot.map(|slot| (newest.block, slot)));
 
     let explanation = explain(&table, b"zebra", 17).unwrap();
+    assert_eq!(explanation.locator.unwrap().place, None);
     assert!(!explanation.in_range && explanation.versions.is_empty() && explanation.visible.is_none());
 }

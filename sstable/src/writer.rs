@@ -1,7 +1,7 @@
 //! The writing of a table: entries in internal order go in, a synced file under its final name comes out.
 //!
-//! The file is written once, front to back, under a temporary name. The filter is built at the end from 8-byte
-//! digests of the keys; fences are collected as blocks start. One thread owns a writer.
+//! The file is written once, front to back, under a temporary name. Filter and locator are built at the end, from 8
+//! and 12 bytes kept for each key; fences are collected as blocks start. One thread owns a writer.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -16,8 +16,10 @@ use crate::block_builder::{BlockBuilder, entry_head, header, plain_entry_len, se
 use crate::fences::FencesBuilder;
 use crate::filter::{Filter, digest};
 use crate::footer::{
-    DIRECTORY_ENTRY_BYTES, FORMAT_VERSION, Footer, KIND_FENCES, KIND_FILTER, KIND_PROPERTIES, MetadataBlock,
+    DIRECTORY_ENTRY_BYTES, FORMAT_VERSION, Footer, KIND_FENCES, KIND_FILTER, KIND_LOCATOR, KIND_PROPERTIES,
+    MetadataBlock,
 };
+use crate::locator::{self, LocatorBuilder};
 use crate::metadata::chunk_checksum;
 use crate::storage::tail_checksum;
 use crate::{
@@ -65,6 +67,8 @@ pub struct TableWriter {
     encoder: snap::raw::Encoder,
     fences: FencesBuilder,
     digests: Vec<u64>,
+    /// Gone if the table cannot have one, or is to have none.
+    locator: Option<LocatorBuilder>,
     table_id: u64,
     last_key: Vec<u8>,
     last_sequence: u64,
@@ -116,6 +120,7 @@ impl TableWriter {
             encoder: snap::raw::Encoder::new(),
             fences: FencesBuilder::default(),
             digests: Vec::new(),
+            locator: options.locator.then(LocatorBuilder::default),
             table_id: random_table_id(),
             last_key: Vec::new(),
             last_sequence: 0,
@@ -162,6 +167,9 @@ impl TableWriter {
         properties.raw_value_bytes += value.len() as u64;
         properties.smallest_sequence = properties.smallest_sequence.min(sequence);
         properties.largest_sequence = properties.largest_sequence.max(sequence);
+        if let Some(locator) = &mut self.locator {
+            locator.add(is_new_key.then(|| locator::hash(key, self.table_id)));
+        }
         if is_new_key {
             if self.options.filter_bits_per_key > 0 {
                 self.digests.push(digest(key));
@@ -210,7 +218,8 @@ impl TableWriter {
             bits => Filter::encoded_len(self.digests.len(), bits),
         };
         let block = if self.block.is_empty() { 0 } else { HEADER_BYTES + self.block.payload_len() };
-        let metadata = filter + self.fences.encoded_len() + 512;
+        let locator = self.locator.as_ref().map_or(0, LocatorBuilder::encoded_len);
+        let metadata = filter + locator + self.fences.encoded_len() + 512;
         written + (block + metadata + metadata / 1000) as u64
     }
 
@@ -286,6 +295,10 @@ impl TableWriter {
             region.extend_from_slice(bytes);
             region.resize(region.len().next_multiple_of(8), 0);
         };
+        // First, so that its lines of 64 bytes are those of the memory that it is mapped to.
+        if let Some(locator) = self.locator.take().and_then(LocatorBuilder::finish) {
+            put(KIND_LOCATOR, &locator);
+        }
         put(KIND_FENCES, &std::mem::take(&mut self.fences).finish(data_len)?);
         if self.options.filter_bits_per_key > 0 {
             put(KIND_FILTER, &Filter::build(&self.digests, self.options.filter_bits_per_key));
@@ -324,6 +337,9 @@ impl TableWriter {
         let position = self.file.as_ref().ok_or_else(failed_before)?.position();
         let last_key = (self.properties.entries > 0).then_some(&self.last_key[..]);
         self.fences.push(last_key, key, position);
+        if self.locator.as_mut().is_some_and(|locator| !locator.start_block()) {
+            self.locator = None;
+        }
         Ok(())
     }
 

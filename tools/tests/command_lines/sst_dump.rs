@@ -80,11 +80,13 @@ fn properties_are_those_that_were_written() {
     assert_eq!(value("smallest key"), r"a\x00\\");
     assert_eq!(value("largest key"), "käse");
     assert_eq!(value("cause"), "compaction");
+    assert!(value("locator").starts_with("5 keys in 1 bucket, "), "{text}");
     assert!(value("created").starts_with("20") && value("created").ends_with("UTC"));
 
     let object = json(&place.run("sst-dump", &["properties", "000007.sst", "--format", "json"]).ok());
     assert_eq!(object["database_id"], "7369787465656e206279746573206964");
     assert_eq!((&object["level"], &object["keyspace_id"]), (&2.into(), &3.into()));
+    assert_eq!((&object["locator"]["keys"], &object["locator"]["buckets"]), (&5.into(), &1.into()));
     assert_eq!(object["raw_key_bytes"], small_entries().iter().map(|entry| entry.0.len()).sum::<usize>());
     assert_eq!(object["raw_value_bytes"], small_entries().iter().map(|entry| entry.3.len()).sum::<usize>());
     assert_eq!(object["file_bytes"], fs::metadata(place.path("000007.sst")).unwrap().len());
@@ -116,7 +118,7 @@ fn a_layout_covers_the_whole_file() {
             .map(|block| block["name"].as_str().unwrap())
             .collect();
         names.sort_unstable();
-        assert_eq!(names, ["fences", "filter", "properties"]);
+        assert_eq!(names, ["fences", "filter", "locator", "properties"]);
         for block in object["metadata"].as_array().unwrap() {
             let (offset, bytes) = (block["offset"].as_u64().unwrap(), block["bytes"].as_u64().unwrap());
             assert!(offset >= end && offset + bytes <= file_bytes);
@@ -171,6 +173,8 @@ fn a_get_says_where_it_looked() {
     let text = place.run("sst-dump", &["get", "000007.sst", "banana"]).ok();
     for line in [
         "key range  the key lies in",
+        "locator    bucket 0: block 0, slot 3: a get stops here",
+        "filter     the key may be there (a get does not ask",
         "fences     block 0 at offset 0",
         "* sequence 7 put yellow",
         "  sequence 3 put green",
@@ -181,6 +185,9 @@ fn a_get_says_where_it_looked() {
         json(&place.run("sst-dump", &["get", "000007.sst", "banana", "--at", "6", "--format", "json"]).ok());
     assert_eq!((&object["visible"], &object["versions"][1]["value"]), (&1.into(), &"green".into()));
     assert_eq!(object["versions"].as_array().unwrap().len(), 2);
+    assert_eq!((&object["locator"]["block"], &object["locator"]["slot"]), (&0.into(), &3.into()));
+    let text = place.run("sst-dump", &["get", "000007.sst", "banana", "--at", "6"]).ok();
+    assert!(text.contains("slot 3, which is too new: a get goes on with the fences"), "{text}");
     let object = json(&place.run("sst-dump", &["get", "000007.sst", "big", "--format", "json"]).ok());
     assert!(object["block"]["offset"].as_u64() > Some(0) && object["block"]["bytes"].as_u64() > Some(10_000));
     let text = place.run("sst-dump", &["get", "000007.sst", "--hex", "61005c"]).ok();
@@ -191,7 +198,9 @@ fn a_get_says_where_it_looked() {
     place.run("sst-dump", &["get", "000007.sst", "banana", "--at", "2"]).fails("sst-dump", 1, &["not found"]);
     let ended =
         place.run("sst-dump", &["get", "000007.sst", "zebra"]).fails("sst-dump", 1, &["zebra", "not found"]);
-    assert!(String::from_utf8(ended.out).unwrap().contains("outside of the table's key range"));
+    let text = String::from_utf8(ended.out).unwrap();
+    assert!(text.contains("outside of the table's key range"), "{text}");
+    assert!(text.contains("locator    bucket 0") && text.contains("the key is not there: a get stops here"));
 }
 
 #[test]

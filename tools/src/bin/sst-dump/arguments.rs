@@ -43,7 +43,7 @@ pub enum Command {
     Scan(Scan),
     /// Look a key up, and explain how it was found.
     Get(Get),
-    /// Check everything in table files: checksums, order, counts, filter, fences. Goes on past damage.
+    /// Check everything in table files: checksums, order, counts, filter, locator, fences. Goes on past damage.
     Verify(Verify),
 }
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use serde_json::{Map, Value, json};
-use terrace_sstable::{Explanation, Kind};
+use terrace_sstable::{Explanation, Kind, Located};
 use terrace_tools::bounds::bytes_of;
 use terrace_tools::notation::{Notation, insert_json};
 use terrace_tools::tool::{self, Failure, Result};
@@ -38,12 +38,15 @@ fn write_text(out: &mut dyn Write, explanation: &Explanation, notation: Notation
         true => "the key lies in the table's key range",
         false => "the key lies outside of the table's key range: a get stops here",
     };
-    let filter = match explanation.filter {
-        None => "none",
-        Some(true) => "the key may be there",
-        Some(false) => "the key is not there: a get stops here",
+    let filter = match (explanation.filter, &explanation.locator) {
+        (None, _) => "none",
+        (Some(true), None) => "the key may be there",
+        (Some(false), None) => "the key is not there: a get stops here",
+        (Some(true), Some(_)) => "the key may be there (a get does not ask, since there is a locator)",
+        (Some(false), Some(_)) => "the key is not there (a get does not ask, since there is a locator)",
     };
     writeln!(out, "key range  {range}")?;
+    write_located(out, explanation)?;
     writeln!(out, "filter     {filter}")?;
     writeln!(
         out,
@@ -69,10 +72,47 @@ fn write_text(out: &mut dyn Write, explanation: &Explanation, notation: Notation
     Ok(())
 }
 
+fn write_located(out: &mut dyn Write, explanation: &Explanation) -> Result {
+    let Some(Located { home, buckets, mistaken, place }) = &explanation.locator else {
+        writeln!(out, "locator    none: a get searches the fences")?;
+        return Ok(());
+    };
+    let looked_at = match buckets {
+        1 => format!("bucket {home}"),
+        _ => format!("{buckets} buckets from {home} on"),
+    };
+    let mistaken = match mistaken {
+        0 => String::new(),
+        1 => ", past an entry of another key".to_owned(),
+        _ => format!(", past {mistaken} entries of other keys"),
+    };
+    let answer = match place {
+        None => "the key is not there: a get stops here".to_owned(),
+        Some((block, slot)) if explanation.visible == Some(0) => {
+            format!("block {block}, slot {slot}: a get stops here")
+        }
+        Some((block, slot)) => {
+            format!("block {block}, slot {slot}, which is too new: a get goes on with the fences")
+        }
+    };
+    writeln!(out, "locator    {looked_at}{mistaken}: {answer}")?;
+    Ok(())
+}
+
 fn object(key: &[u8], explanation: &Explanation, notation: Notation) -> Value {
     let mut object = Map::new();
     insert_json(&mut object, "key", key, notation);
     object.insert("in_range".to_owned(), explanation.in_range.into());
+    let locator = explanation.locator.as_ref().map(|located| {
+        json!({
+            "home": located.home,
+            "buckets": located.buckets,
+            "mistaken": located.mistaken,
+            "block": located.place.map(|place| place.0),
+            "slot": located.place.map(|place| place.1),
+        })
+    });
+    object.insert("locator".to_owned(), locator.into());
     object.insert("filter".to_owned(), explanation.filter.into());
     let block = json!({
         "index": explanation.block,

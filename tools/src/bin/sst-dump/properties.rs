@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
+use serde_json::json;
 use terrace_sstable::Compression;
 use terrace_tools::notation::Notation;
 use terrace_tools::tool::{self, Result};
@@ -48,6 +49,18 @@ pub fn properties(arguments: &arguments::Properties) -> Result {
     fields.add("file_bytes_per_raw_block_byte", compressed, format!("{compressed:.3}"));
     let per_entry = ratio(meta.file_len, properties.entries);
     fields.add("file_bytes_per_entry", per_entry, format!("{per_entry:.1}"));
+    match table.locator()? {
+        None => fields.add("locator", serde_json::Value::Null, "none"),
+        Some(locator) => {
+            let fingerprint_bits = 32 - locator.location_bits;
+            let (keys, buckets) = (locator.keys, locator.buckets);
+            let object = json!({ "keys": keys, "buckets": buckets, "fingerprint_bits": fingerprint_bits });
+            let (keys, buckets) = (figures::count(keys), figures::count(buckets.into()));
+            let of = if locator.buckets == 1 { "bucket" } else { "buckets" };
+            let text = format!("{keys} keys in {buckets} {of}, fingerprints of {fingerprint_bits} bits");
+            fields.add("locator", object, text);
+        }
+    }
     fields.number("smallest_sequence", properties.smallest_sequence);
     fields.number("largest_sequence", properties.largest_sequence);
     fields.bytes("smallest_key", &properties.smallest_key);

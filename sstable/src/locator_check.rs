@@ -1,0 +1,143 @@
+//! Checks a locator against the entries of its table, for verification: whether it leads to the newest version of each
+//! key, and has in it what that takes and nothing else.
+
+use std::collections::BTreeSet;
+
+use terrace_io::{Error, Result};
+
+use crate::locator::{LINE_BYTES, Location, Locator, LocatorHeader, WORD_BYTES, hash};
+use crate::storage::Storage;
+use crate::verify::Damage;
+
+/// Compares the locator of a table with the keys, which it is told in order.
+pub(crate) struct LocatorCheck<'s> {
+    storage: &'s Storage,
+    locator: Locator,
+    /// For each bucket, whether a key has passed it on the way from its home.
+    passed: Vec<bool>,
+    keys: u64,
+    slot_max: usize,
+    /// Where it is damaged so that lookups fail: many of them do for one such place.
+    failed: BTreeSet<u64>,
+    damages: Vec<Damage>,
+}
+
+impl<'s> LocatorCheck<'s> {
+    /// A check of `locator`, which is that of the table.
+    pub(crate) fn new(storage: &'s Storage, locator: Locator) -> LocatorCheck<'s> {
+        LocatorCheck {
+            storage,
+            passed: vec![false; locator.header.buckets as usize],
+            locator,
+            keys: 0,
+            slot_max: 0,
+            failed: BTreeSet::new(),
+            damages: Vec::new(),
+        }
+    }
+
+    /// There is an entry in this slot of some block.
+    pub(crate) fn entry(&mut self, slot: usize) {
+        self.slot_max = self.slot_max.max(slot);
+    }
+
+    /// The newest version of a key is there.
+    pub(crate) fn key(&mut self, key: &[u8], location: Location) {
+        self.keys += 1;
+        let hash = hash(key, self.storage.footer.table_id);
+        let home = self.locator.home(hash);
+        match self.buckets_before(hash, location) {
+            Ok(Some(passed)) => {
+                for index in 0..passed as usize {
+                    let bucket = (home as usize + index) % self.passed.len();
+                    self.passed[bucket] = true;
+                }
+            }
+            Ok(None) => {
+                let Location { block, slot } = location;
+                let what = format!(
+                    "the locator does not lead from this bucket to slot {slot} of block {block}, \
+                     the newest version of its key"
+                );
+                self.damage(self.locator.bucket_at(home), what);
+            }
+            Err(Error::Corruption { offset, what, .. }) => {
+                if self.failed.insert(offset) {
+                    self.damages.push(Damage { offset, what });
+                }
+            }
+            Err(error) => self.damage(self.locator.bucket_at(home), error.to_string()),
+        }
+    }
+
+    /// How many buckets a lookup passes before it names the location.
+    fn buckets_before(&self, hash: u64, location: Location) -> Result<Option<u32>> {
+        let mut lookup = self.locator.lookup(&self.storage.metadata, hash);
+        while let Some(found) = lookup.next()? {
+            if found == location {
+                return Ok(Some(lookup.looked_at() - 1));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What is wrong, as far as it was not asked for before.
+    pub(crate) fn damages(&mut self) -> Vec<Damage> {
+        std::mem::take(&mut self.damages)
+    }
+
+    /// All keys have been told if `is_complete`; otherwise some blocks could not be read. Goes through the buckets, and
+    /// says what is wrong in them and on the whole.
+    pub(crate) fn finish(mut self, is_complete: bool) -> Vec<Damage> {
+        let mut entries = 0;
+        for index in 0..self.locator.header.buckets {
+            let at = self.locator.bucket_at(index);
+            let contents = match self.locator.contents(&self.storage.metadata, index) {
+                Ok(contents) => contents,
+                Err(Error::Corruption { offset, what, .. }) => {
+                    if self.failed.insert(offset) {
+                        self.damages.push(Damage { offset, what });
+                    }
+                    continue;
+                }
+                Err(error) => {
+                    self.damage(at, error.to_string());
+                    continue;
+                }
+            };
+            entries += contents.entries as u64;
+            if let Some(behind) = contents.rest.iter().position(|word| *word != [0; WORD_BYTES]) {
+                let word = 1 + contents.entries + behind;
+                self.damage(
+                    at + WORD_BYTES * word,
+                    "a word behind the entries of a bucket of the locator is not zero",
+                );
+            }
+            if is_complete && contents.overflows && !self.passed[index as usize] {
+                self.damage(at, "a bucket of the locator overflows without need");
+            }
+        }
+        if is_complete {
+            self.check_header(entries);
+        }
+        self.damages
+    }
+
+    fn check_header(&mut self, entries: u64) {
+        let header = self.locator.header;
+        let at = self.locator.bucket_at(0) - LINE_BYTES;
+        if entries != self.keys {
+            self.damage(at, format!("the locator has {entries} entries, but there are {} keys", self.keys));
+        }
+        let blocks = self.storage.fences.len() as u64;
+        let expected = LocatorHeader::new(self.keys, blocks, self.slot_max as u64);
+        if expected != Some(header) {
+            let what = format!("the locator says that it is {header:?}, but it should be {expected:?}");
+            self.damage(at, what);
+        }
+    }
+
+    fn damage(&mut self, at: usize, what: impl Into<String>) {
+        self.damages.push(Damage { offset: self.storage.metadata.file_offset(at), what: what.into() });
+    }
+}
