@@ -77,6 +77,9 @@ impl FileSystem for Forgetful {
     fn lock_dir(&self, path: &Path) -> terrace::Result<Box<dyn DirectoryLock>> {
         self.inner.lock_dir(path)
     }
+    fn lock_dir_shared(&self, path: &Path) -> terrace::Result<Option<Box<dyn DirectoryLock>>> {
+        self.inner.lock_dir_shared(path)
+    }
     fn medium(&self, path: &Path) -> terrace::Result<Medium> {
         self.inner.medium(path)
     }
@@ -91,6 +94,9 @@ impl File for ForgetfulFile {
     }
     fn read_at(&self, buf: &mut [u8], offset: u64) -> terrace::Result<usize> {
         self.inner.read_at(buf, offset)
+    }
+    fn read_past_cache_at(&self, buf: &mut [u8], offset: u64) -> terrace::Result<usize> {
+        self.inner.read_past_cache_at(buf, offset)
     }
     fn write_at(&self, buf: &[u8], offset: u64) -> terrace::Result<usize> {
         self.inner.write_at(buf, offset)

@@ -29,6 +29,7 @@ use crate::log_keeper::{LogKeeper, LogTask};
 use crate::manifest::Manifest;
 use crate::options::{KeyspaceOptions, Options};
 use crate::poison::Poison;
+use crate::scrub::Scrubber;
 use crate::service::{Service, Task};
 use crate::snapshot::Snapshots;
 use crate::throttle::{StallReason, Throttle};
@@ -61,6 +62,7 @@ pub(crate) struct Core {
     pub throttle: Throttle,
     pub service: Service,
     pub log_keeper: LogKeeper,
+    pub scrubber: Arc<Scrubber>,
     pub counters: Counters,
     pub missing_tables: Vec<PathBuf>,
     /// Tables that were let go of, as long as a reader keeps them.
@@ -418,6 +420,7 @@ impl Core {
         self.work.changed.notify_all();
         self.log_keeper.send(LogTask::Stop);
         self.service.send(Task::Stop);
+        self.scrubber.stop();
     }
 
     /// Whether the database is being closed or dropped: jobs give up.
@@ -427,6 +430,7 @@ impl Core {
 
     /// See [`crate::Db::health`].
     pub fn health(&self) -> Health {
+        let damaged = self.scrub_findings();
         let state = self.work.state.lock();
         let name = |id: &u32| self.keyspaces.load().get(id).map(|keyspace| keyspace.name.clone());
         Health {
@@ -438,6 +442,7 @@ impl Core {
                 .filter_map(|(id, trouble)| Some((name(id)?, trouble.error.clone())))
                 .collect(),
             missing_tables: self.missing_tables.clone(),
+            damaged,
         }
     }
 

@@ -17,6 +17,7 @@ use crate::keyspace::Keyspace;
 use crate::metrics::Metrics;
 use crate::options::{Durability, KeyspaceOptions, Options};
 use crate::recovery;
+use crate::scrub::{ScrubOptions, ScrubReport};
 use crate::snapshot::Snapshot;
 
 /// How long an open waits for a handle of the same process that was dropped, but whose threads have not ended yet.
@@ -220,6 +221,33 @@ impl Db {
     /// What is wrong, if anything.
     pub fn health(&self) -> Health {
         self.core().health()
+    }
+
+    /// Reads every block of every table again, past the page cache, and checks all of it: what was cold for months may
+    /// have rotted since it was written. What is wrong is in the report and in [`Db::health`], and is told as an event
+    /// of `tracing`. Tables that come after the call was made are not read; those that go meanwhile are left.
+    ///
+    /// Takes as long as the bytes do at the rate that the options bound; [`crate::Options::scrub_interval`] has it done
+    /// in the background. Readers, writers and compactions do not wait for it.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if the database is closed, also meanwhile. Damage is no error.
+    ///
+    /// ```
+    /// # fn main() -> terrace::Result<()> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let db = terrace::Db::open(directory.path())?;
+    /// db.put("hello", "world")?;
+    /// db.flush()?;
+    /// let report = db.scrub(&terrace::ScrubOptions::new())?;
+    /// assert!(report.is_ok());
+    /// assert_eq!(report.entries, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn scrub(&self, options: &ScrubOptions) -> Result<ScrubReport> {
+        self.core().check_open()?;
+        self.core().scrub(options)
     }
 
     /// Figures about the database.

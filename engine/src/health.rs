@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use terrace_io::Error;
 
+use crate::repair::Finding;
+
 /// The state of a database's background. See [`crate::Db::health`].
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -16,6 +18,9 @@ pub struct Health {
     pub compactions: Vec<(String, Error)>,
     /// Tables that were found missing when the database was opened. Reads of other keys go on.
     pub missing_tables: Vec<PathBuf>,
+    /// What scrubs have found in tables that are still part of the database. Goes once the table is compacted away, or
+    /// a later scrub finds it right.
+    pub damaged: Vec<Finding>,
 }
 
 impl Health {
@@ -25,5 +30,6 @@ impl Health {
             && self.flush.is_none()
             && self.compactions.is_empty()
             && self.missing_tables.is_empty()
+            && self.damaged.is_empty()
     }
 }

@@ -64,6 +64,8 @@ mod metrics;
 mod options;
 mod poison;
 mod recovery;
+mod repair;
+mod scrub;
 mod service;
 mod snapshot;
 mod throttle;
@@ -78,6 +80,11 @@ pub use iter::{Cursor, Iter};
 pub use keyspace::Keyspace;
 pub use metrics::{KeyspaceMetrics, LevelMetrics, Metrics};
 pub use options::{Durability, KeyspaceOptions, Options};
+pub use repair::{
+    Finding, Lost, ManifestState, SalvageOptions, SalvageReport, SalvagedKeyspace, Severity, VerifyOptions,
+    VerifyReport, salvage, verify,
+};
+pub use scrub::{ScrubOptions, ScrubReport};
 pub use snapshot::Snapshot;
 pub use terrace_io::{Error, FileSystem, Result};
 pub use terrace_sstable::{Compression, PointReads, Slice};

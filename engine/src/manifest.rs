@@ -248,15 +248,25 @@ fn put_in_place(
     GrowingLog::open_for_append(fs, &path, catalog.database_id, generation, end)
 }
 
-fn apply(catalog: &mut Catalog, payload: &[u8], path: &Path, offset: u64) -> Result<()> {
-    let refuse = |error| match error {
+/// Applies the edit in a record to a catalog. After an error a part of it may have been applied.
+pub(crate) fn apply(catalog: &mut Catalog, payload: &[u8], path: &Path, offset: u64) -> Result<()> {
+    let edit = decode_edit(payload, path, offset)?;
+    let applied = edit.into_iter().try_for_each(|change: Change| catalog.apply(change));
+    applied.map_err(|error| refusal(error, path, offset))
+}
+
+/// The edit in a record, which stands at `offset` of `path`.
+pub(crate) fn decode_edit(payload: &[u8], path: &Path, offset: u64) -> Result<Edit> {
+    decode(payload).map_err(|error| refusal(error, path, offset))
+}
+
+fn refusal(error: EditError, path: &Path, offset: u64) -> Error {
+    match error {
         EditError::UnknownField(field) => Error::UnsupportedFormat {
             path: path.to_owned(),
             found: u64::from(field),
             supported: FIELDS_SUPPORTED,
         },
         EditError::Damaged(what) => Error::corruption(path, offset, what),
-    };
-    let edit = decode(payload).map_err(refuse)?;
-    edit.into_iter().try_for_each(|change: Change| catalog.apply(change)).map_err(refuse)
+    }
 }

@@ -66,8 +66,10 @@ pub struct Metrics {
     pub cache_misses: u64,
     /// Blocks whose checksum was verified on their first touch.
     pub blocks_verified: u64,
-    /// Blocks whose checksum was wrong.
+    /// Blocks whose checksum was wrong, also when they were read past the page cache.
     pub checksum_failures: u64,
+    /// Times that bytes of a table were wrong in memory and right on the device: then those of the device were served.
+    pub page_cache_disagreements: u64,
     /// Page faults of the process, ever, that needed no I/O. 0 where the system does not say.
     pub minor_faults: u64,
     /// Page faults of the process, ever, that waited for a disk.
@@ -204,6 +206,7 @@ impl Metrics {
             cache_misses: totals.cache_misses,
             blocks_verified: totals.blocks_verified,
             checksum_failures: totals.checksum_failures,
+            page_cache_disagreements: totals.disagreements,
             minor_faults,
             major_faults,
             snapshots,

@@ -54,6 +54,8 @@ pub struct Options {
     pub(crate) l0_trigger: usize,
     pub(crate) level_base_bytes: u64,
     pub(crate) level_multiplier: u64,
+    pub(crate) scrub_interval: Option<Duration>,
+    pub(crate) scrub_bytes_per_second: u64,
     pub(crate) keyspace_defaults: KeyspaceOptions,
     pub(crate) file_system: Arc<dyn FileSystem>,
 }
@@ -77,6 +79,8 @@ impl Options {
             l0_trigger: 4,
             level_base_bytes: 256 * MIB,
             level_multiplier: 10,
+            scrub_interval: None,
+            scrub_bytes_per_second: 32 * MIB,
             keyspace_defaults: KeyspaceOptions::new(),
             file_system: Arc::new(OsFileSystem),
         }
@@ -169,6 +173,18 @@ impl Options {
     /// How many times larger each level is than the one above (default: 10, at least 2).
     pub fn level_multiplier(mut self, factor: u64) -> Self {
         self.level_multiplier = factor;
+        self
+    }
+
+    /// Scrub in the background so long after the open and after each scrub (default: never). See [`Db::scrub`].
+    pub fn scrub_interval(mut self, interval: Option<Duration>) -> Self {
+        self.scrub_interval = interval;
+        self
+    }
+
+    /// Bytes that a scrub reads in a second, at most (default: 32 MiB; 0 for as many as the device gives).
+    pub fn scrub_bytes_per_second(mut self, bytes: u64) -> Self {
+        self.scrub_bytes_per_second = bytes;
         self
     }
 

@@ -36,6 +36,7 @@ use crate::log_keeper::{self, LogKeeper};
 use crate::manifest::{MANIFEST, MANIFEST_TEMPORARY, Manifest};
 use crate::options::Options;
 use crate::poison::Poison;
+use crate::scrub;
 use crate::service::{self, Service};
 use crate::snapshot::Snapshots;
 use crate::throttle::Throttle;
@@ -43,7 +44,7 @@ use crate::version::{State, Version};
 use crate::work::{self, Work};
 
 /// The default of [`Options::max_value_bytes`].
-const MAX_VALUE_BYTES: u64 = 64 << 20;
+pub(crate) const MAX_VALUE_BYTES: u64 = 64 << 20;
 
 /// Opens, recovers and starts a database.
 pub(crate) fn open(dir: &Path, options: &Options) -> Result<Arc<Core>> {
@@ -97,6 +98,9 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<Arc<Core>> {
             spawn("compact", Box::new(work::compaction_worker))?;
         }
         spawn("log", Box::new(move |core| log_keeper::run(core, &log_tasks)))?;
+        if let Some(interval) = options.scrub_interval {
+            spawn("scrub", Box::new(move |core| scrub::run(core, interval)))?;
+        }
         spawn("service", Box::new(move |core| service::run(core, &tasks)))
     })();
     if let Err(error) = started {
@@ -243,6 +247,7 @@ fn build_core(
         throttle: Throttle::default(),
         service,
         log_keeper,
+        scrubber: Arc::default(),
         counters: Counters::default(),
         missing_tables,
         obsolete: Mutex::default(),
@@ -443,7 +448,7 @@ fn remove_leftovers(core: &Core, names: &[String]) {
 }
 
 /// A number that no other database has.
-fn random_id() -> [u8; 16] {
+pub(crate) fn random_id() -> [u8; 16] {
     let mut id = [0; 16];
     for half in id.chunks_mut(8) {
         // The standard library seeds each `RandomState` from the operating system.
@@ -452,6 +457,6 @@ fn random_id() -> [u8; 16] {
     id
 }
 
-fn now_micros() -> u64 {
+pub(crate) fn now_micros() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
 }

@@ -191,6 +191,10 @@ impl FileSystem for FaultFileSystem {
         self.faults.around(Operation::Lock, &[path], || self.inner.lock_dir(path))
     }
 
+    fn lock_dir_shared(&self, path: &Path) -> Result<Option<Box<dyn DirectoryLock>>> {
+        self.faults.around(Operation::Lock, &[path], || self.inner.lock_dir_shared(path))
+    }
+
     fn medium(&self, path: &Path) -> Result<Medium> {
         self.faults.around(Operation::Metadata, &[path], || self.inner.medium(path))
     }
@@ -222,6 +226,12 @@ impl File for FaultFile {
         let fault = self.faults.decide(Operation::Read, &[self.path()]);
         let len = if fault == Some(FaultKind::ShortRead) { at_most_half(buf.len()) } else { buf.len() };
         inject(fault, Operation::Read, self.path(), || self.inner.read_at(&mut buf[..len], offset))
+    }
+
+    fn read_past_cache_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let fault = self.faults.decide(Operation::Read, &[self.path()]);
+        let len = if fault == Some(FaultKind::ShortRead) { at_most_half(buf.len()) } else { buf.len() };
+        inject(fault, Operation::Read, self.path(), || self.inner.read_past_cache_at(&mut buf[..len], offset))
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<usize> {

@@ -68,6 +68,11 @@ pub trait FileSystem: Debug + Send + Sync + 'static {
     /// [`Error::Locked`] if somebody has it. The lock goes when the guard is dropped or the process ends.
     fn lock_dir(&self, path: &Path) -> Result<Box<dyn DirectoryLock>>;
 
+    /// Locks a directory against those who would write to it, without changing anything in it: readers share the lock,
+    /// and [`FileSystem::lock_dir`] is refused meanwhile. `None` if there is no file `LOCK`, since then nobody has ever
+    /// had it open for writing. [`Error::Locked`] if somebody has it locked for writing.
+    fn lock_dir_shared(&self, path: &Path) -> Result<Option<Box<dyn DirectoryLock>>>;
+
     /// What `path` stands on.
     fn medium(&self, path: &Path) -> Result<Medium>;
 }
@@ -87,6 +92,14 @@ pub trait File: Debug + Send + Sync + 'static {
 
     /// Reads up to `buf.len()` bytes at `offset`; fewer than asked for, down to 0 at the end of the file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize>;
+
+    /// As [`File::read_at`], but past the page cache: what the device has, not what is remembered of it. Where the file
+    /// system cannot do that, the page cache is asked to forget the range first, which it need not do for pages
+    /// that somebody has mapped. Slow, and never needed for a right answer: for finding out whether the two agree.
+    fn read_past_cache_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.advise(Advice::DontNeed, offset, buf.len() as u64);
+        self.read_at(buf, offset)
+    }
 
     /// Writes up to `buf.len()` bytes at `offset`, extending the file as needed; says how many.
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<usize>;
@@ -115,9 +128,23 @@ pub trait File: Debug + Send + Sync + 'static {
 pub trait DirectoryLock: Debug + Send + Sync {}
 
 /// Fills `buf` from `offset`, or fails: an end of file in between is [`Error::Corruption`].
-pub fn read_exact_at(file: &dyn File, mut buf: &mut [u8], mut offset: u64) -> Result<()> {
+pub fn read_exact_at(file: &dyn File, buf: &mut [u8], offset: u64) -> Result<()> {
+    fill(file, buf, offset, |buf, offset| file.read_at(buf, offset))
+}
+
+/// As [`read_exact_at`], with [`File::read_past_cache_at`].
+pub fn read_exact_past_cache_at(file: &dyn File, buf: &mut [u8], offset: u64) -> Result<()> {
+    fill(file, buf, offset, |buf, offset| file.read_past_cache_at(buf, offset))
+}
+
+fn fill(
+    file: &dyn File,
+    mut buf: &mut [u8],
+    mut offset: u64,
+    read_at: impl Fn(&mut [u8], u64) -> Result<usize>,
+) -> Result<()> {
     while !buf.is_empty() {
-        let read = file.read_at(buf, offset)?;
+        let read = read_at(buf, offset)?;
         if read == 0 {
             let what = format!("the file ends {} bytes too early", buf.len());
             return Err(Error::corruption(file.path(), offset, what));

@@ -28,7 +28,10 @@ mod sequential_writer;
 pub use checksum::Checksum;
 pub use error::{Error, Operation, Result};
 pub use fault::{FaultFileSystem, FaultKind, FaultRule};
-pub use fs::{Advice, DirectoryLock, File, FileSystem, Medium, OpenMode, read_exact_at, write_all_at};
+pub use fs::{
+    Advice, DirectoryLock, File, FileSystem, Medium, OpenMode, read_exact_at, read_exact_past_cache_at,
+    write_all_at,
+};
 pub use log_file::LogFile;
 pub use memory::{CrashPolicy, MemoryFileSystem};
 pub use os::OsFileSystem;

@@ -18,7 +18,7 @@ mod contents;
 mod entries;
 mod handle;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Component, Path, PathBuf};
@@ -85,7 +85,8 @@ struct Shared {
     /// Taken for reading while a file's contents are used, for writing while entries change or a copy is made.
     /// Taken before the lock of any contents, never while one is held.
     state: RwLock<State>,
-    locked: Mutex<BTreeSet<PathBuf>>,
+    /// Who has a directory locked: readers, or `None` for the one that writes.
+    locked: Mutex<BTreeMap<PathBuf, Option<usize>>>,
     hook: RwLock<Option<Hook>>,
     mutations: AtomicU64,
 }
@@ -258,11 +259,29 @@ impl FileSystem for MemoryFileSystem {
                 Err(kind) => return Err(failed(path, Operation::Lock, kind)),
             }
         }
-        if !self.shared.locked.lock().insert(directory.clone()) {
+        let mut locked = self.shared.locked.lock();
+        if locked.contains_key(&directory) {
             let holder = format!("process {}", std::process::id());
             return Err(Error::Locked { path: path.to_owned(), holder });
         }
+        locked.insert(directory.clone(), None);
+        drop(locked);
         Ok(Box::new(MemoryLock { directory, shared: Arc::clone(&self.shared) }))
+    }
+
+    fn lock_dir_shared(&self, path: &Path) -> Result<Option<Box<dyn DirectoryLock>>> {
+        let directory = normal(path);
+        if self.shared.state.read().entries.file(&directory.join(LOCK_FILE_NAME)).is_err() {
+            return Ok(None);
+        }
+        match self.shared.locked.lock().entry(directory.clone()).or_insert(Some(0)) {
+            Some(readers) => *readers += 1,
+            None => {
+                let holder = format!("process {}", std::process::id());
+                return Err(Error::Locked { path: path.to_owned(), holder });
+            }
+        }
+        Ok(Some(Box::new(MemoryLock { directory, shared: Arc::clone(&self.shared) })))
     }
 
     fn medium(&self, path: &Path) -> Result<Medium> {
@@ -287,7 +306,11 @@ impl DirectoryLock for MemoryLock {}
 
 impl Drop for MemoryLock {
     fn drop(&mut self) {
-        self.shared.locked.lock().remove(&self.directory);
+        let mut locked = self.shared.locked.lock();
+        match locked.get_mut(&self.directory) {
+            Some(Some(readers)) if *readers > 1 => *readers -= 1,
+            _ => drop(locked.remove(&self.directory)),
+        }
     }
 }
 

@@ -9,15 +9,21 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::{Advice, DirectoryLock, Error, File, FileSystem, Medium, OpenMode, Operation, Region, Result};
+use direct::DirectFile;
+
+mod direct;
 
 /// The file whose lock is the directory's.
 const LOCK_FILE_NAME: &str = "LOCK";
+
+/// Who a directory is in use by, if it is not a writer.
+const SHARED_HOLDER: &str = "somebody who verifies or salvages it";
 
 /// The file system of the operating system. It has no state: all values are the same one.
 ///
@@ -59,7 +65,7 @@ impl FileSystem for OsFileSystem {
             OpenMode::CreateNew => (OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, Operation::Create),
         };
         let file = open_regular(path, flags).map_err(|source| Error::io(path, operation, source))?;
-        Ok(Arc::new(OsFile { path: path.to_owned(), file }))
+        Ok(Arc::new(OsFile { path: path.to_owned(), file, direct: OnceLock::new() }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
@@ -86,6 +92,22 @@ impl FileSystem for OsFileSystem {
                 let _ = file.write_all_at(std::process::id().to_string().as_bytes(), 0);
                 Ok(Box::new(OsDirectoryLock { _file: file }))
             }
+            Err(Errno::WOULDBLOCK) => {
+                Err(Error::Locked { path: path.to_owned(), holder: lock_holder(&file) })
+            }
+            Err(errno) => Err(failed(errno.into())),
+        }
+    }
+
+    fn lock_dir_shared(&self, path: &Path) -> Result<Option<Box<dyn DirectoryLock>>> {
+        let lock_path = path.join(LOCK_FILE_NAME);
+        let failed = |source| Error::io(&lock_path, Operation::Lock, source);
+        let file = match open_regular(&lock_path, OFlags::RDONLY) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(failed)?,
+        };
+        match retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared)) {
+            Ok(()) => Ok(Some(Box::new(OsDirectoryLock { _file: file }))),
             Err(Errno::WOULDBLOCK) => {
                 Err(Error::Locked { path: path.to_owned(), holder: lock_holder(&file) })
             }
@@ -183,6 +205,10 @@ fn sync_data(file: &fs::File) -> rustix::io::Result<()> {
 
 /// What the holder of a lock wrote into its file.
 fn lock_holder(file: &fs::File) -> String {
+    // Those who share the lock write nothing into the file; what stands there is from whoever wrote before them.
+    if retry_on_intr(|| rustix::fs::flock(file, FlockOperation::NonBlockingLockShared)).is_ok() {
+        return SHARED_HOLDER.to_owned();
+    }
     let mut text = [0u8; 16];
     let read = file.read_at(&mut text, 0).unwrap_or(0);
     let process = std::str::from_utf8(&text[..read]).ok().and_then(|text| text.trim().parse::<u32>().ok());
@@ -233,6 +259,8 @@ impl DirectoryLock for OsDirectoryLock {}
 struct OsFile {
     path: PathBuf,
     file: fs::File,
+    /// For reads past the page cache, once there was one.
+    direct: OnceLock<DirectFile>,
 }
 
 impl OsFile {
@@ -252,6 +280,15 @@ impl File for OsFile {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
         uninterrupted(|| self.file.read_at(buf, offset)).map_err(self.failed(Operation::Read))
+    }
+
+    fn read_past_cache_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let direct = self.direct.get_or_init(|| DirectFile::of(&self.file));
+        if let Some(read) = direct.read_at(buf, offset) {
+            return read.map_err(self.failed(Operation::Read));
+        }
+        advise(&self.file, Advice::DontNeed, offset, buf.len() as u64);
+        self.read_at(buf, offset)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<usize> {

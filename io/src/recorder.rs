@@ -62,6 +62,10 @@ impl FileSystem for Recorder {
         self.memory.lock_dir(path)
     }
 
+    fn lock_dir_shared(&self, path: &Path) -> Result<Option<Box<dyn DirectoryLock>>> {
+        self.memory.lock_dir_shared(path)
+    }
+
     fn medium(&self, path: &Path) -> Result<Medium> {
         self.memory.medium(path)
     }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use terrace_io::{
     Advice, Error, FaultFileSystem, File, FileSystem, LogFile, Medium, MemoryFileSystem, OpenMode, Operation,
-    OsFileSystem, Result, ScanReader, SequentialWriter, read_exact_at, write_all_at,
+    OsFileSystem, Result, ScanReader, SequentialWriter, read_exact_at, read_exact_past_cache_at,
+    write_all_at,
 };
 
 /// Makes a test of each case for each file system.
@@ -51,6 +52,7 @@ conformance![
     a_directory_is_no_file,
     a_file_is_no_directory,
     reads_stop_at_the_end,
+    reads_past_the_cache_give_the_same_bytes,
     writes_extend_and_leave_zeros,
     an_empty_write_changes_nothing,
     a_file_opened_for_reading_is_not_written,
@@ -63,6 +65,7 @@ conformance![
     a_listing_has_names_only_of_this_directory,
     directories_are_synced,
     one_lock_at_a_time,
+    readers_share_a_lock_and_keep_writers_out,
     a_map_is_the_front_of_the_file,
     hints_change_nothing,
     absurd_offsets_are_refused,
@@ -198,6 +201,30 @@ fn reads_stop_at_the_end(fs: &dyn FileSystem, directory: &Path) {
     assert!(matches!(cut, Error::Corruption { offset: 7, .. }), "{cut}");
 }
 
+fn reads_past_the_cache_give_the_same_bytes(fs: &dyn FileSystem, directory: &Path) {
+    // Neither the length nor the places are aligned, and the second piece is longer than one direct read.
+    let bytes: Vec<u8> = (0..3_000_001u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let path = directory.join("a");
+    let file = create(fs, &path, &bytes);
+    // Written and not yet synced, through another descriptor, and after its name has gone.
+    let reader = fs.open(&path, OpenMode::Read).unwrap();
+    fs.remove_file(&path).unwrap();
+    for (offset, len) in [(0, 1), (1, 2_500_000), (4095, 2), (8192, 4096), (2_999_990, 11), (2_000_000, 0)] {
+        let mut buf = vec![0; len];
+        read_exact_past_cache_at(&*reader, &mut buf, offset as u64).unwrap();
+        assert!(buf == bytes[offset..offset + len], "{len} bytes at {offset}");
+    }
+    file.write_at(b"new", 5000).unwrap();
+    let mut buf = [0; 3];
+    read_exact_past_cache_at(&*reader, &mut buf, 5000).unwrap();
+    assert_eq!(&buf, b"new");
+    for offset in [3_000_001, 3_000_002, 1 << 40] {
+        assert_eq!(reader.read_past_cache_at(&mut buf, offset).unwrap(), 0);
+    }
+    let cut = read_exact_past_cache_at(&*reader, &mut buf, 2_999_999).unwrap_err();
+    assert!(matches!(cut, Error::Corruption { offset: 3_000_001, .. }), "{cut}");
+}
+
 fn writes_extend_and_leave_zeros(fs: &dyn FileSystem, directory: &Path) {
     let file = create(fs, &directory.join("a"), b"one");
     write_all_at(&*file, b"two", 6).unwrap();
@@ -311,6 +338,24 @@ fn directories_are_synced(fs: &dyn FileSystem, directory: &Path) {
     fs.sync_dir(directory).unwrap();
     fs.sync_dir(directory).unwrap();
     assert_eq!(names(fs, directory), ["a"]);
+}
+
+fn readers_share_a_lock_and_keep_writers_out(fs: &dyn FileSystem, directory: &Path) {
+    assert!(fs.lock_dir_shared(directory).unwrap().is_none());
+    assert!(names(fs, directory).is_empty(), "it changes nothing");
+    let writer = fs.lock_dir(directory).unwrap();
+    let is_locked =
+        |result: Result<()>| matches!(result, Err(Error::Locked { path, .. }) if path == directory);
+    assert!(is_locked(fs.lock_dir_shared(directory).map(drop)));
+    drop(writer);
+    let reader = fs.lock_dir_shared(directory).unwrap();
+    let other = fs.lock_dir_shared(directory).unwrap();
+    assert!(reader.is_some() && other.is_some());
+    assert!(is_locked(fs.lock_dir(directory).map(drop)));
+    drop(reader);
+    assert!(is_locked(fs.lock_dir(directory).map(drop)));
+    drop(other);
+    fs.lock_dir(directory).unwrap();
 }
 
 fn one_lock_at_a_time(fs: &dyn FileSystem, directory: &Path) {

@@ -27,6 +27,7 @@ struct Stripe {
     cache_misses: AtomicU64,
     blocks_verified: AtomicU64,
     checksum_failures: AtomicU64,
+    disagreements: AtomicU64,
 }
 
 /// Counts what happens in all tables that share it.
@@ -63,8 +64,10 @@ pub struct CounterTotals {
     pub cache_misses: u64,
     /// Blocks whose checksum was computed and right.
     pub blocks_verified: u64,
-    /// Blocks whose checksum was wrong.
+    /// Blocks whose checksum was wrong, also when they were read past the page cache.
     pub checksum_failures: u64,
+    /// Times that bytes were wrong in memory and right on the device: the page cache is damaged, not the file.
+    pub disagreements: u64,
 }
 
 /// The thread does not know its stripe yet.
@@ -132,6 +135,7 @@ impl TableCounters {
             cache_misses: sum(|stripe| &stripe.cache_misses),
             blocks_verified: sum(|stripe| &stripe.blocks_verified),
             checksum_failures: sum(|stripe| &stripe.checksum_failures),
+            disagreements: sum(|stripe| &stripe.disagreements),
         }
     }
 
@@ -172,6 +176,10 @@ impl TableCounters {
     #[inline]
     pub(crate) fn cache_lookup(&self, hit: bool) {
         self.count(|stripe| if hit { &stripe.cache_hits } else { &stripe.cache_misses });
+    }
+
+    pub(crate) fn disagreement(&self) {
+        self.count(|stripe| &stripe.disagreements);
     }
 
     pub(crate) fn block_checked(&self, right: bool) {

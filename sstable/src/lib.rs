@@ -4,7 +4,8 @@
 //! [`Table`] answers point reads from it, by a mapping where that is possible, and hands out cursors. A
 //! [`RunCursor`] reads a level of disjoint tables as one, a [`MergeCursor`] any number of cursors as one. The format
 //! is `docs/format.md` §2, byte for byte. A get goes by the table's locator or, where there is none, by its filter and
-//! fences. [`layout`], [`explain`] and [`verify`] are for people who look inside.
+//! fences. [`layout`], [`explain`] and [`verify`] are for people who look inside, [`TableSalvage`] for what is left of a
+//! damaged one.
 //!
 //! Everything that is read from a file is treated as hostile: a damaged or forged table gives
 //! [`Error::Corruption`](terrace_io::Error::Corruption), never a panic and never an allocation that its length
@@ -59,7 +60,9 @@ mod meta;
 mod metadata;
 mod options;
 mod properties;
+mod reread;
 mod run_cursor;
+mod salvage;
 mod slice;
 mod storage;
 mod table;
@@ -84,8 +87,9 @@ pub use meta::{TableMeta, parse_table_file_name, table_file_name, table_tmp_file
 pub use options::{Compression, TableOptions};
 pub use properties::{Cause, Properties};
 pub use run_cursor::RunCursor;
+pub use salvage::{LostBlocks, TableSalvage};
 pub use slice::{Slice, SliceOwner};
 pub use table::{Found, Table};
 pub use table_cursor::TableCursor;
-pub use verify::{Damage, VerifyReport, verify};
+pub use verify::{Damage, VerifyReport, verify, verify_file};
 pub use writer::{TableIdentity, TableWriter};

@@ -13,11 +13,11 @@ pub(crate) const LINE_BYTES: usize = 64;
 /// Bytes of a word of a bucket.
 pub(crate) const WORD_BYTES: usize = 4;
 /// Entries that a bucket has room for: all of its words but the first.
-const BUCKET_ENTRIES_MAX: u32 = 15;
+pub(crate) const BUCKET_ENTRIES_MAX: u32 = 15;
 /// Keys for each bucket, on average. At 12, one bucket in five overflows.
 const BUCKET_KEYS: u64 = 12;
 /// No lookup looks at more buckets. Tables of half a million keys need up to about 30.
-const LOOKUP_BUCKETS_MAX: u32 = 64;
+pub(crate) const LOOKUP_BUCKETS_MAX: u32 = 64;
 /// An entry keeps at least 8 of its bits for the fingerprint.
 const LOCATION_BITS_MAX: u8 = 24;
 /// The first word of a bucket: how many entries it has, and whether to look on in the next.

@@ -5,9 +5,14 @@ use std::collections::BTreeSet;
 
 use terrace_io::{Error, Result};
 
-use crate::locator::{LINE_BYTES, Location, Locator, LocatorHeader, WORD_BYTES, hash};
+use crate::locator::{
+    BUCKET_ENTRIES_MAX, LINE_BYTES, LOOKUP_BUCKETS_MAX, Location, Locator, LocatorHeader, WORD_BYTES, hash,
+};
 use crate::storage::Storage;
 use crate::verify::Damage;
+
+/// Of lookups that fail, no more places are listed: all keys of a locator with a wrong header fail.
+const BUCKETS_LISTED_MAX: usize = 20;
 
 /// Compares the locator of a table with the keys, which it is told in order.
 pub(crate) struct LocatorCheck<'s> {
@@ -54,6 +59,10 @@ impl<'s> LocatorCheck<'s> {
                 }
             }
             Ok(None) => {
+                let at = self.storage.metadata.file_offset(self.locator.bucket_at(home));
+                if !self.failed.insert(at) || self.failed.len() > BUCKETS_LISTED_MAX {
+                    return;
+                }
                 let Location { block, slot } = location;
                 let what = format!(
                     "the locator does not lead from this bucket to slot {slot} of block {block}, \
@@ -62,8 +71,8 @@ impl<'s> LocatorCheck<'s> {
                 self.damage(self.locator.bucket_at(home), what);
             }
             Err(Error::Corruption { offset, what, .. }) => {
-                if self.failed.insert(offset) {
-                    self.damages.push(Damage { offset, what });
+                if self.failed.insert(offset) && self.failed.len() <= BUCKETS_LISTED_MAX {
+                    self.damages.push(Damage { offset, what, loses_entries: false });
                 }
             }
             Err(error) => self.damage(self.locator.bucket_at(home), error.to_string()),
@@ -89,14 +98,16 @@ impl<'s> LocatorCheck<'s> {
     /// All keys have been told if `is_complete`; otherwise some blocks could not be read. Goes through the buckets, and
     /// says what is wrong in them and on the whole.
     pub(crate) fn finish(mut self, is_complete: bool) -> Vec<Damage> {
-        let mut entries = 0;
+        let (mut entries, mut in_a_row) = (0, 0);
+        // Where lookups fail, it is not known which buckets others have to go through.
+        let all_passed = is_complete && self.failed.is_empty();
         for index in 0..self.locator.header.buckets {
             let at = self.locator.bucket_at(index);
             let contents = match self.locator.contents(&self.storage.metadata, index) {
                 Ok(contents) => contents,
                 Err(Error::Corruption { offset, what, .. }) => {
                     if self.failed.insert(offset) {
-                        self.damages.push(Damage { offset, what });
+                        self.damages.push(Damage { offset, what, loses_entries: false });
                     }
                     continue;
                 }
@@ -113,7 +124,12 @@ impl<'s> LocatorCheck<'s> {
                     "a word behind the entries of a bucket of the locator is not zero",
                 );
             }
-            if is_complete && contents.overflows && !self.passed[index as usize] {
+            in_a_row = if contents.overflows { in_a_row + 1 } else { 0 };
+            if contents.overflows && contents.entries < BUCKET_ENTRIES_MAX as usize {
+                self.damage(at, "a bucket of the locator overflows and is not full");
+            } else if in_a_row == LOOKUP_BUCKETS_MAX {
+                self.damage(at, format!("{in_a_row} buckets of the locator in a row overflow"));
+            } else if all_passed && contents.overflows && !self.passed[index as usize] {
                 self.damage(at, "a bucket of the locator overflows without need");
             }
         }
@@ -138,6 +154,7 @@ impl<'s> LocatorCheck<'s> {
     }
 
     fn damage(&mut self, at: usize, what: impl Into<String>) {
-        self.damages.push(Damage { offset: self.storage.metadata.file_offset(at), what: what.into() });
+        let offset = self.storage.metadata.file_offset(at);
+        self.damages.push(Damage { offset, what: what.into(), loses_entries: false });
     }
 }

@@ -476,7 +476,7 @@ fn verification_names_what_is_wrong() {
     assert!(broken.iter().any(|damage| damage.what.contains("does not lead")), "{broken:?}");
     let needless = findings(16 * other, first(other) | OVERFLOW);
     assert_eq!(needless[0].offset, forgery.offset(16 * other));
-    assert!(needless.len() == 1 && needless[0].what.contains("without need"), "{needless:?}");
+    assert!(needless.len() == 1 && needless[0].what.contains("is not full"), "{needless:?}");
     let reserved = findings(16 * other, first(other) | 1 << 20);
     assert_eq!(reserved[0].offset, forgery.offset(16 * other));
     let unused = findings(16 * other + 15, 1);

@@ -3,11 +3,14 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use terrace_io::{Checksum, Error, PAGE_BYTES, Region, Result};
+use terrace_io::{
+    Checksum, Error, FileSystem, OpenMode, PAGE_BYTES, Region, Result, read_exact_past_cache_at,
+};
 
+use crate::TableCounters;
 use crate::footer::Footer;
 
 /// A set of numbers below a bound that only grows. Shared between threads.
@@ -45,6 +48,10 @@ pub(crate) struct Metadata {
     file_offset: u64,
     table_id: u64,
     verified: Bits,
+    /// Where the file is, to read a chunk once more if it is wrong.
+    source: Option<(Arc<dyn FileSystem>, Arc<TableCounters>)>,
+    /// The region as the device has it, once a chunk was found wrong; `None` in it if that cannot be read.
+    second: OnceLock<Option<Box<[u8]>>>,
     path: Arc<Path>,
 }
 
@@ -60,8 +67,15 @@ impl Metadata {
             file_offset: footer.meta_offset(),
             table_id: footer.table_id,
             verified: Bits::new(chunks),
+            source: None,
+            second: OnceLock::new(),
             path,
         }
+    }
+
+    /// From here on a chunk that is wrong is read once more from the device, and counted if it is right there.
+    pub(crate) fn set_source(&mut self, fs: Arc<dyn FileSystem>, counters: Arc<TableCounters>) {
+        self.source = Some((fs, counters));
     }
 
     /// The region that holds it.
@@ -101,8 +115,10 @@ impl Metadata {
                 return Err(self.outside(range));
             }
             for chunk in first..=last {
-                if !self.verified.contains(chunk) {
-                    self.verify(chunk)?;
+                if !self.verified.contains(chunk)
+                    && let Err(error) = self.verify(chunk)
+                {
+                    return self.second_look(range, error);
                 }
             }
         } else if range.end > self.len || range.start > range.end {
@@ -129,14 +145,41 @@ impl Metadata {
     #[cold]
     pub(crate) fn verify(&self, chunk: usize) -> Result<()> {
         let at = chunk * PAGE_BYTES;
-        let bytes = &self.region[self.start + at..self.start + self.len.min(at + PAGE_BYTES)];
-        let sum_at = self.start + self.len + 4 * chunk;
-        let sum = u32::from_le_bytes(self.region[sum_at..sum_at + 4].try_into().expect("4 bytes"));
-        if chunk_checksum(self.table_id, self.file_offset(at), bytes) != sum {
+        if !self.is_right(chunk, &self.region[self.start..self.start + self.len]) {
             return Err(self.damaged(at, "the checksum of this chunk of metadata is wrong"));
         }
         self.verified.insert(chunk);
         Ok(())
+    }
+
+    /// Whether a chunk of `bytes`, which are those of the metadata region, has the right checksum.
+    fn is_right(&self, chunk: usize, bytes: &[u8]) -> bool {
+        let at = chunk * PAGE_BYTES;
+        let sum_at = self.start + self.len + 4 * chunk;
+        let sum = u32::from_le_bytes(self.region[sum_at..sum_at + 4].try_into().expect("4 bytes"));
+        chunk_checksum(self.table_id, self.file_offset(at), &bytes[at..self.len.min(at + PAGE_BYTES)]) == sum
+    }
+
+    /// The bytes of a range in which a chunk is wrong, as the device has them; `error` if they are no better there.
+    #[cold]
+    fn second_look(&self, range: Range<usize>, error: Error) -> Result<&[u8]> {
+        let (first, last) = (range.start / PAGE_BYTES, (range.end - 1) / PAGE_BYTES);
+        let are_right = |bytes: &[u8]| (first..=last).all(|chunk| self.is_right(chunk, bytes));
+        let second = self.second.get_or_init(|| {
+            let (fs, counters) = self.source.as_ref()?;
+            let mut bytes = vec![0; self.len];
+            let file = fs.open(&self.path, OpenMode::Read).ok()?;
+            read_exact_past_cache_at(&*file, &mut bytes, self.file_offset).ok()?;
+            if are_right(&bytes) {
+                counters.disagreement();
+                tracing::warn!(%error, "the page cache is wrong and the device is right");
+            }
+            Some(bytes.into())
+        });
+        match second {
+            Some(bytes) if are_right(bytes) => Ok(&bytes[range]),
+            _ => Err(error),
+        }
     }
 
     /// The error that says what is wrong at `at` of the metadata region.

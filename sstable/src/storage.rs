@@ -3,10 +3,12 @@
 
 use std::ops::{Deref, Range};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once, OnceLock};
 
 use terrace_io::{
     Advice, Checksum, Error, File, Medium, OpenMode, PAGE_BYTES, Region, Result, read_exact_at,
+    read_exact_past_cache_at,
 };
 
 use crate::block::{self, BlockHead, EntryHead, Wrong};
@@ -18,7 +20,7 @@ use crate::footer::{
 };
 use crate::locator::{LINE_BYTES, Location, Locator, Lookup};
 use crate::metadata::{Bits, Metadata};
-use crate::{Compression, Properties, TableMeta};
+use crate::{Compression, Properties, TableMeta, reread};
 
 /// An open table file.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub(crate) struct Storage {
     is_paged: bool,
     /// Bytes of an entry, on average.
     entry_len: usize,
+    /// Whether it was told that memory and the device disagree about a block.
+    told: AtomicBool,
     path: Arc<Path>,
 }
 
@@ -77,12 +81,30 @@ impl LocatedEntry<'_> {
 }
 
 impl Storage {
-    /// Opens and checks a file: everything but the data blocks, the filter, the locator, and those parts of the fences that are
-    /// not needed yet.
+    /// Opens and checks a file: everything but the data blocks, the filter, the locator, and those parts of the fences
+    /// that are not needed yet. What is wrong is read once more past the page cache before it is believed; a table whose
+    /// end is right only there is read by `pread` from then on.
     pub(crate) fn open(
         context: &TableContext,
         path: &Arc<Path>,
         meta: Option<&TableMeta>,
+    ) -> Result<Storage> {
+        match Storage::open_once(context, path, meta, false) {
+            Err(error) if error.is_corruption() => {
+                let storage = Storage::open_once(context, path, meta, true).map_err(|_| error.clone())?;
+                context.counters.disagreement();
+                tracing::warn!(path = %path.display(), %error, "the page cache is wrong and the device is right");
+                Ok(storage)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_once(
+        context: &TableContext,
+        path: &Arc<Path>,
+        meta: Option<&TableMeta>,
+        past_cache: bool,
     ) -> Result<Storage> {
         let file = context.fs.open(path, OpenMode::Read)?;
         let len = file.len()?;
@@ -93,14 +115,14 @@ impl Storage {
         if len < FOOTER_BYTES as u64 {
             return Err(Error::corruption(&**path, 0, format!("{len} bytes are too few for a table")));
         }
-        let whole = whole_region(context, path, &*file, len)?;
+        let whole = if past_cache { None } else { whole_region(context, path, &*file, len)? };
         let footer = match &whole {
             Some(region) => {
                 *region.last_chunk().expect("the region is as long as the file, at least a footer")
             }
             None => {
                 let mut bytes = [0; FOOTER_BYTES];
-                read_exact_at(&*file, &mut bytes, len - FOOTER_BYTES as u64)?;
+                fill(&*file, &mut bytes, len - FOOTER_BYTES as u64, past_cache)?;
                 bytes
             }
         };
@@ -122,10 +144,12 @@ impl Storage {
             }
             None => {
                 let start = footer.meta_offset();
-                (Region::from_vec(read(&*file, start, len - start)?), start, Some(file))
+                (Region::from_vec(read(&*file, start, len - start, past_cache)?), start, Some(file))
             }
         };
-        Storage::from_region(footer, region, region_offset, file, path.clone(), false)
+        let mut storage = Storage::from_region(footer, region, region_offset, file, path.clone(), false)?;
+        storage.metadata.set_source(context.fs.clone(), context.counters.clone());
+        Ok(storage)
     }
 
     /// Reads what stands behind the data region. `region` starts at `region_offset` of the file and reaches to its
@@ -165,7 +189,8 @@ impl Storage {
         }
         let verified = Bits::new(fences.len());
         // A block has a page or more, so as many blocks as pages have one each.
-        let is_paged = file.is_none()
+        let is_paged = region_offset == 0
+            && file.is_none()
             && properties.compression == Compression::None
             && footer.data_len == fences.len() as u64 * PAGE_BYTES as u64;
         let headers_len = (block::HEADER_BYTES * fences.len()) as u64;
@@ -184,8 +209,24 @@ impl Storage {
             locator: OnceLock::new(),
             is_paged,
             entry_len,
+            told: AtomicBool::new(false),
             path,
         })
+    }
+
+    /// Whether a chunk of metadata holds anything but blocks that a reader can do without.
+    pub(crate) fn is_required(&self, chunk: usize) -> bool {
+        let (start, end) = ((chunk * PAGE_BYTES) as u64, ((chunk + 1) * PAGE_BYTES) as u64);
+        let holds = |block: &&MetadataBlock| block.offset < end && block.offset + block.len > start;
+        let mut held = self.directory.iter().filter(holds).peekable();
+        held.peek().is_none() || held.any(|block| block.kind >> 31 == 1)
+    }
+
+    /// Whether all chunks that a metadata block lies in have the right checksum.
+    pub(crate) fn is_intact(&self, block: &MetadataBlock) -> bool {
+        let chunks = block.offset as usize / PAGE_BYTES
+            ..(block.offset + block.len).div_ceil(PAGE_BYTES as u64) as usize;
+        chunks.into_iter().all(|chunk| self.metadata.verify(chunk).is_ok())
     }
 
     /// Whether the region holds the data blocks.
@@ -281,8 +322,7 @@ impl Storage {
     pub(crate) fn block(&self, context: &TableContext, index: usize, keep: bool) -> Result<Block<'_>> {
         let extent = self.extent(index)?;
         if self.file.is_none() && self.properties.compression == Compression::None {
-            let bytes = self.raw_block(context, index, &extent)?;
-            return Ok(Block::Region { bytes, start: extent.start as usize });
+            return self.raw_block(context, index, &extent);
         }
         self.block_elsewhere(context, index, extent, keep)
     }
@@ -315,22 +355,24 @@ impl Storage {
     fn located_block(&self, context: &TableContext, index: usize) -> Result<Block<'_>> {
         if self.is_paged {
             let start = index * PAGE_BYTES;
-            let bytes = self.raw_block(context, index, &(start as u64..(start + PAGE_BYTES) as u64))?;
-            return Ok(Block::Region { bytes, start });
+            return self.raw_block(context, index, &(start as u64..(start + PAGE_BYTES) as u64));
         }
         self.block(context, index, true)
     }
 
-    /// The bytes of a block in the region, checked at their first touch.
+    /// The bytes of a block in the region, checked at their first touch. If they are wrong there and right on the device,
+    /// those of the device.
     #[inline]
-    fn raw_block(&self, context: &TableContext, index: usize, extent: &Range<u64>) -> Result<&[u8]> {
-        let raw = &self.metadata.region()[extent.start as usize..extent.end as usize];
+    fn raw_block(&self, context: &TableContext, index: usize, extent: &Range<u64>) -> Result<Block<'_>> {
+        let bytes = &self.metadata.region()[extent.start as usize..extent.end as usize];
         if !self.verified.contains(index) {
             self.will_need(extent);
-            self.check(context, extent.start, raw)?;
+            if let Some(right) = self.check(context, extent.start, bytes)? {
+                return Ok(Block::Shared(right));
+            }
             self.verified.insert(index);
         }
-        Ok(raw)
+        Ok(Block::Region { bytes, start: extent.start as usize })
     }
 
     /// Has a block of several pages read at once: mapped at random, its pages would be read one after the other.
@@ -358,17 +400,19 @@ impl Storage {
                 if self.verified.contains(index) {
                     self.will_need(&extent);
                 }
-                let bytes = self.raw_block(context, index, &extent)?;
-                if !block::is_compressed(bytes) {
-                    return Ok(Block::Region { bytes, start: extent.start as usize });
+                let raw = self.raw_block(context, index, &extent)?;
+                if !block::is_compressed(&raw) {
+                    return Ok(raw);
                 }
-                self.decompress(extent.start, bytes)?
+                self.decompress(extent.start, &raw)?
             }
             Some(file) => {
                 let mut raw = zeros((extent.end - extent.start) as usize);
                 let bytes = Arc::get_mut(&mut raw).expect("nobody else has seen the new bytes");
                 read_exact_at(&**file, bytes, extent.start)?;
-                self.check(context, extent.start, &raw)?;
+                if let Some(right) = self.check(context, extent.start, &raw)? {
+                    raw = right;
+                }
                 let compressed = self.is_compressed(&raw);
                 if compressed { self.decompress(extent.start, &raw)? } else { raw }
             }
@@ -385,12 +429,25 @@ impl Storage {
         self.verified.contains(index)
     }
 
-    /// Compares a raw block with its checksum.
+    /// Compares a raw block with its checksum. If that is wrong, but right on the device, gives the bytes that are there:
+    /// to be used instead.
     #[cold]
-    pub(crate) fn check(&self, context: &TableContext, offset: u64, raw: &[u8]) -> Result<()> {
-        let right = block::has_right_checksum(self.footer.table_id, offset, raw);
-        context.counters.block_checked(right);
-        if right { Ok(()) } else { Err(self.damaged(offset, "the checksum of this block is wrong")) }
+    pub(crate) fn check(&self, context: &TableContext, offset: u64, raw: &[u8]) -> Result<Option<Arc<[u8]>>> {
+        if block::has_right_checksum(self.footer.table_id, offset, raw) {
+            context.counters.block_checked(true);
+            return Ok(None);
+        }
+        let reread = reread::block_of(&*context.fs, &self.path, self.footer.table_id, offset, raw.len());
+        if reread.is_err() {
+            context.counters.block_checked(false);
+        } else {
+            context.counters.disagreement();
+            if !self.told.swap(true, Ordering::Relaxed) {
+                let path = self.path.display();
+                tracing::warn!(%path, offset, "the page cache is wrong and the device is right");
+            }
+        }
+        reread.map(Some)
     }
 
     /// Whether a raw block of this table is to be decompressed.
@@ -448,7 +505,7 @@ impl Storage {
 /// The whole file as a region, on the heap if it is small, mapped if that is wanted and can be had.
 fn whole_region(context: &TableContext, path: &Path, file: &dyn File, len: u64) -> Result<Option<Region>> {
     if len <= context.heap_table_bytes {
-        return Ok(Some(Region::from_vec(read(file, 0, len)?)));
+        return Ok(Some(Region::from_vec(read(file, 0, len, false)?)));
     }
     let Ok(mapped_len) = usize::try_from(len) else { return Ok(None) };
     if context.point_reads != PointReads::Mmap {
@@ -476,11 +533,16 @@ fn whole_region(context: &TableContext, path: &Path, file: &dyn File, len: u64) 
     }
 }
 
-fn read(file: &dyn File, offset: u64, len: u64) -> Result<Vec<u8>> {
+fn fill(file: &dyn File, bytes: &mut [u8], offset: u64, past_cache: bool) -> Result<()> {
+    let read = if past_cache { read_exact_past_cache_at } else { read_exact_at };
+    read(file, bytes, offset)
+}
+
+fn read(file: &dyn File, offset: u64, len: u64, past_cache: bool) -> Result<Vec<u8>> {
     let len =
         usize::try_from(len).map_err(|_| Error::corruption(file.path(), offset, "the table is too large"))?;
     let mut bytes = vec![0; len];
-    read_exact_at(file, &mut bytes, offset)?;
+    fill(file, &mut bytes, offset, past_cache)?;
     Ok(bytes)
 }
 

@@ -215,11 +215,13 @@ impl TableCursor {
         let (buffer, range) = reader.read(extent.start, (extent.end - extent.start) as usize)?;
         let raw = &buffer[range.clone()];
         // What is about to be written again under a new checksum is always checked.
-        if self.mode != ScanMode::Auto || !storage.is_verified(index) {
-            storage.check(context, extent.start, raw)?;
-        }
+        let right = match self.mode != ScanMode::Auto || !storage.is_verified(index) {
+            true => storage.check(context, extent.start, raw)?,
+            false => None,
+        };
+        let raw = right.as_deref().unwrap_or(raw);
         if !storage.is_compressed(raw) {
-            return Ok(Held::Buffer(buffer, range));
+            return Ok(right.map_or(Held::Buffer(buffer, range), Held::Shared));
         }
         let wrong = |what| storage.damaged(extent.start, what);
         let len = block::decompressed_len(raw).map_err(wrong)?;

@@ -6,16 +6,21 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use terrace_io::{Error, File, FileSystem, OpenMode, PAGE_BYTES, Region, Result, ScanReader, read_exact_at};
+use terrace_io::{
+    Advice, Error, File, FileSystem, OpenMode, PAGE_BYTES, Region, Result, ScanReader, read_exact_at,
+    read_exact_past_cache_at,
+};
 
 use crate::block::{self, BlockHead, SLOT_BYTES};
 use crate::filter::Filter;
-use crate::footer::{FOOTER_BYTES, Footer};
+use crate::footer::{FOOTER_BYTES, Footer, KIND_FILTER};
 use crate::locator::Location;
 use crate::locator_check::LocatorCheck;
 use crate::meta::parse_table_file_name;
 use crate::storage::{Storage, tail_checksum};
-use crate::{Compression, KEY_BYTES_MAX, Kind, Properties, SEQUENCE_MAX, VALUE_BYTES_MAX, compare_internal};
+use crate::{
+    Compression, KEY_BYTES_MAX, Kind, Properties, SEQUENCE_MAX, VALUE_BYTES_MAX, compare_internal, reread,
+};
 
 /// Damages beyond this are counted, not listed.
 const DAMAGES_LISTED_MAX: usize = 1000;
@@ -27,6 +32,9 @@ pub struct Damage {
     pub offset: u64,
     /// What was expected and what was found.
     pub what: String,
+    /// Whether entries are lost by it. If not, all can still be read: the filter, statistics or padding is damaged, or
+    /// the page cache and not the file.
+    pub loses_entries: bool,
 }
 
 /// What [`verify`] found.
@@ -46,6 +54,8 @@ pub struct VerifyReport {
     pub damage_count: u64,
     /// What the table says about itself, if that could be read.
     pub properties: Option<Properties>,
+    /// The end of the file, if that could be read.
+    pub footer: Option<Footer>,
 }
 
 impl VerifyReport {
@@ -54,10 +64,32 @@ impl VerifyReport {
         self.damage_count == 0
     }
 
+    fn new(path: &Path) -> VerifyReport {
+        VerifyReport {
+            path: path.into(),
+            file_len: 0,
+            blocks: 0,
+            entries: 0,
+            damages: Vec::new(),
+            damage_count: 0,
+            properties: None,
+            footer: None,
+        }
+    }
+
     fn damage(&mut self, offset: u64, what: impl Into<String>) {
+        self.add(Damage { offset, what: what.into(), loses_entries: true });
+    }
+
+    /// Damage in spite of which every entry can be read.
+    fn harmless(&mut self, offset: u64, what: impl Into<String>) {
+        self.add(Damage { offset, what: what.into(), loses_entries: false });
+    }
+
+    fn add(&mut self, damage: Damage) {
         self.damage_count += 1;
         if self.damages.len() < DAMAGES_LISTED_MAX {
-            self.damages.push(Damage { offset, what: what.into() });
+            self.damages.push(damage);
         }
     }
 
@@ -82,48 +114,81 @@ impl fmt::Display for VerifyReport {
 /// Checks everything in a table file: all checksums, the order of entries, fences, filter, locator, and what the
 /// properties say. Errors are part of the report, those of the file system included.
 pub fn verify(fs: &dyn FileSystem, path: &Path) -> VerifyReport {
-    let mut report = VerifyReport {
-        path: path.into(),
-        file_len: 0,
-        blocks: 0,
-        entries: 0,
-        damages: Vec::new(),
-        damage_count: 0,
-        properties: None,
-    };
-    let opened = fs.open(path, OpenMode::Read).and_then(|file| Ok((file.len()?, file)));
-    let (len, file) = match opened {
-        Ok(opened) => opened,
+    match fs.open(path, OpenMode::Read) {
+        Ok(file) => verify_file(file, path),
+        Err(error) => {
+            let mut report = VerifyReport::new(path);
+            report.error(0, &error);
+            report
+        }
+    }
+}
+
+/// As [`verify`], of a file that is open.
+pub fn verify_file(file: Arc<dyn File>, path: &Path) -> VerifyReport {
+    let mut report = VerifyReport::new(path);
+    let len = match file.len() {
+        Ok(len) => len,
         Err(error) => {
             report.error(0, &error);
             return report;
         }
     };
     report.file_len = len;
-    match open(&*file, path.into(), len, &mut report) {
+    match open_twice(&*file, path, len, &mut report) {
         Ok(storage) => {
+            report.footer = Some(storage.footer);
             report.properties = Some(storage.properties.clone());
-            check_entries(file, &storage, &mut report);
+            check_entries(Arc::clone(&file), &storage, &mut report);
         }
         Err(error) => report.error(len, &error),
     }
+    file.advise(Advice::DontNeed, 0, len);
     report
 }
 
+/// Reads and checks all metadata, and once more past the page cache if something is wrong with it.
+fn open_twice(file: &dyn File, path: &Path, len: u64, report: &mut VerifyReport) -> Result<Storage> {
+    let mut first = report.clone();
+    let opened = open(file, path.into(), len, &mut first, false);
+    if opened.is_ok() && first.is_ok() {
+        return opened;
+    }
+    let mut second = report.clone();
+    match open(file, path.into(), len, &mut second, true) {
+        Ok(storage) if second.is_ok() => {
+            let offset = first.damages.first().map_or(len, |damage| damage.offset);
+            report.harmless(offset, "the metadata is wrong in the page cache and right on the device");
+            Ok(storage)
+        }
+        _ => {
+            *report = first;
+            opened
+        }
+    }
+}
+
 /// Reads and checks all metadata. An error only if there is no going on.
-fn open(file: &dyn File, path: Arc<Path>, len: u64, report: &mut VerifyReport) -> Result<Storage> {
+fn open(
+    file: &dyn File,
+    path: Arc<Path>,
+    len: u64,
+    report: &mut VerifyReport,
+    past_cache: bool,
+) -> Result<Storage> {
+    let read = if past_cache { read_exact_past_cache_at } else { read_exact_at };
     if len < FOOTER_BYTES as u64 {
         return Err(Error::corruption(&*path, 0, format!("{len} bytes are too few for a table")));
     }
     let mut bytes = [0; FOOTER_BYTES];
-    read_exact_at(file, &mut bytes, len - FOOTER_BYTES as u64)?;
+    read(file, &mut bytes, len - FOOTER_BYTES as u64)?;
     let footer = Footer::decode(&bytes, len, &path)?;
     let start = footer.meta_offset();
     // In pages, so that one that cannot be read does not hide the others.
     let mut bytes = vec![0; (len - start) as usize];
     for (i, page) in bytes.chunks_mut(PAGE_BYTES).enumerate() {
         let offset = start + (i * PAGE_BYTES) as u64;
-        if let Err(error) = read_exact_at(file, page, offset) {
+        if let Err(error) = read(file, page, offset) {
             report.error(offset, &error);
         }
     }
@@ -133,8 +198,12 @@ fn open(file: &dyn File, path: Arc<Path>, len: u64, report: &mut VerifyReport) -
     }
     let storage = Storage::from_region(footer, Region::from_vec(bytes), start, None, path, true)?;
     for chunk in 0..storage.metadata.chunks() {
-        if let Err(error) = storage.metadata.verify(chunk) {
-            report.error(start, &error);
+        match storage.metadata.verify(chunk) {
+            Err(Error::Corruption { offset, what, .. }) if !storage.is_required(chunk) => {
+                report.harmless(offset, format!("{what}; it belongs to a part that readers need not have"));
+            }
+            Err(error) => report.error(start, &error),
+            Ok(()) => {}
         }
     }
     check_padding(file, &footer, report);
@@ -147,7 +216,7 @@ fn check_padding(file: &dyn File, footer: &Footer, report: &mut VerifyReport) {
     let padding = &mut padding[..(footer.meta_offset() - footer.data_len) as usize];
     match read_exact_at(file, padding, footer.data_len) {
         Ok(()) if padding.iter().all(|byte| *byte == 0) => {}
-        Ok(()) => report.damage(footer.data_len, "the bytes behind the data region are not zero"),
+        Ok(()) => report.harmless(footer.data_len, "the bytes behind the data region are not zero"),
         Err(error) => report.error(footer.data_len, &error),
     }
 }
@@ -172,12 +241,15 @@ fn check_entries(file: Arc<dyn File>, storage: &Storage, report: &mut VerifyRepo
         report.error(storage.footer.meta_offset(), &error);
         None
     });
-    if filter.is_none() && storage.directory.iter().any(|block| block.name() == "filter") {
-        report.damage(storage.footer.meta_offset(), "the filter cannot be used");
+    let place = storage.directory.iter().find(|block| block.kind == KIND_FILTER);
+    if let Some(place) = place.filter(|_| filter.is_none()) {
+        report.harmless(storage.footer.meta_offset() + place.offset, "the filter cannot be used");
     }
     let mut locator = check_of_locator(storage, report);
+    // One with a wrong checksum, which has been told, says nothing about the entries.
+    let filter = filter.filter(|_| place.is_some_and(|place| storage.is_intact(place)));
     let data_len = storage.footer.data_len;
-    let mut reader = ScanReader::new(file, 0..data_len, ScanReader::WINDOW_BYTES, true);
+    let mut reader = ScanReader::new(Arc::clone(&file), 0..data_len, ScanReader::WINDOW_BYTES, true);
     let mut seen = Seen::default();
     let mut end_before = 0;
     let count_before = report.damage_count;
@@ -186,6 +258,7 @@ fn check_entries(file: Arc<dyn File>, storage: &Storage, report: &mut VerifyRepo
             Ok(extent) => extent,
             Err(error) => {
                 report.error(storage.footer.meta_offset(), &error);
+                seen.last = None;
                 continue;
             }
         };
@@ -194,8 +267,8 @@ fn check_entries(file: Arc<dyn File>, storage: &Storage, report: &mut VerifyRepo
         }
         end_before = extent.end;
         seen.key_before = seen.last.as_ref().map(|last| last.0.clone());
-        let read =
-            read_block(&mut reader, storage, index).map_err(|error| report.error(extent.start, &error));
+        let read = read_block(&*file, &mut reader, storage, index, report)
+            .map_err(|error| report.error(extent.start, &error));
         let checked = read.is_ok_and(|block| {
             check_block(&block, index, storage, (filter, locator.as_mut()), &mut seen, report)
         });
@@ -204,14 +277,10 @@ fn check_entries(file: Arc<dyn File>, storage: &Storage, report: &mut VerifyRepo
         } else {
             seen.last = None;
         }
-        for damage in locator.iter_mut().flat_map(LocatorCheck::damages) {
-            report.damage(damage.offset, damage.what);
-        }
+        locator.iter_mut().flat_map(LocatorCheck::damages).for_each(|damage| report.add(damage));
     }
     let is_complete = report.blocks == storage.fences.len() as u64;
-    for damage in locator.into_iter().flat_map(|locator| locator.finish(is_complete)) {
-        report.damage(damage.offset, damage.what);
-    }
+    locator.into_iter().flat_map(|locator| locator.finish(is_complete)).for_each(|damage| report.add(damage));
     if report.damage_count == count_before {
         check_properties(storage, &seen, report);
     }
@@ -220,10 +289,14 @@ fn check_entries(file: Arc<dyn File>, storage: &Storage, report: &mut VerifyRepo
 /// A check of the locator, if the table has one. One that readers do without is damage.
 fn check_of_locator<'s>(storage: &'s Storage, report: &mut VerifyReport) -> Option<LocatorCheck<'s>> {
     let place = storage.locator_place()?;
+    // One with a wrong checksum has been told.
+    if !storage.is_intact(place) {
+        return None;
+    }
     let offset = storage.footer.meta_offset() + place.offset;
     match storage.locator_at(place) {
         Ok(Ok(locator)) => return Some(LocatorCheck::new(storage, locator)),
-        Ok(Err(what)) => report.damage(offset, format!("the locator cannot be used: {what}")),
+        Ok(Err(what)) => report.harmless(offset, format!("the locator cannot be used: {what}")),
         Err(error) => report.error(offset, &error),
     }
     None
@@ -233,12 +306,21 @@ fn check_of_locator<'s>(storage: &'s Storage, report: &mut VerifyReport) -> Opti
 type Indexes<'a, 's> = (Option<&'a Filter>, Option<&'a mut LocatorCheck<'s>>);
 
 /// A block without compression, its checksum right.
-fn read_block(reader: &mut ScanReader, storage: &Storage, index: usize) -> Result<Vec<u8>> {
+fn read_block(
+    file: &dyn File,
+    reader: &mut ScanReader,
+    storage: &Storage,
+    index: usize,
+    report: &mut VerifyReport,
+) -> Result<Vec<u8>> {
     let extent = storage.extent(index)?;
     let (buffer, range) = reader.read(extent.start, (extent.end - extent.start) as usize)?;
-    let raw = &buffer[range];
+    let mut raw = &buffer[range];
+    let right;
     if !block::has_right_checksum(storage.footer.table_id, extent.start, raw) {
-        return Err(storage.damaged(extent.start, "the checksum of this block is wrong"));
+        right = reread::block(file, storage.footer.table_id, extent.start, raw.len())?;
+        report.harmless(extent.start, "this block is wrong in the page cache and right on the device");
+        raw = &right;
     }
     if !storage.is_compressed(raw) {
         if storage.properties.compression == Compression::None
@@ -362,7 +444,7 @@ fn check_properties(storage: &Storage, seen: &Seen, report: &mut VerifyReport) {
     let offset = storage.footer.meta_offset();
     let mut check = |name: &str, says: u64, is: u64| {
         if says != is {
-            report.damage(offset, format!("the properties say {name}: {says}, but it is {is}"));
+            report.harmless(offset, format!("the properties say {name}: {says}, but it is {is}"));
         }
     };
     check("entries", properties.entries, seen.entries);
@@ -377,11 +459,11 @@ fn check_properties(storage: &Storage, seen: &Seen, report: &mut VerifyReport) {
     if seen.first_key.as_deref() != Some(&*properties.smallest_key)
         || last_key != Some(&*properties.largest_key)
     {
-        report.damage(offset, "the properties give another key range than the entries have");
+        report.harmless(offset, "the properties give another key range than the entries have");
     }
     let named = report.path.file_name().and_then(|name| parse_table_file_name(name.to_str()?));
     if named.is_some_and(|named| named != properties.number) {
-        report.damage(offset, format!("the file is named like another table than {}", properties.number));
+        report.harmless(offset, format!("the file is named like another table than {}", properties.number));
     }
 }
 

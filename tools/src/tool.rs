@@ -2,7 +2,8 @@
 //! whoever reads the output has gone.
 //!
 //! Exit codes: 0 if all is well, 1 if what was asked for was not found or damage was found, 2 for wrong usage or a
-//! failure. Arguments that clap refuses end with 2 too.
+//! failure. Arguments that clap refuses end with 2 too. A command that has more to say with its exit code says so in
+//! its help.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
@@ -17,6 +18,8 @@ pub enum Failure {
     Negative(String),
     /// Anything else: exit code 2.
     Error(String),
+    /// What the command gives an exit code of its own.
+    Code(u8, String),
     /// Standard output cannot be written. If its reader went away that is no error, and nothing is said.
     Output(io::Error),
 }
@@ -55,6 +58,7 @@ pub fn run(name: &str, body: impl FnOnce() -> Result) -> ExitCode {
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
         Err(Failure::Output(error)) => (format!("cannot write to standard output: {error}"), 2),
         Err(Failure::Error(message)) => (message, 2),
+        Err(Failure::Code(code, message)) => (message, code),
         Err(Failure::Negative(message)) => (message, 1),
     };
     say(name, &message);

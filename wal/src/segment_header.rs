@@ -46,6 +46,11 @@ impl SegmentHeader {
         bytes
     }
 
+    /// Whether the checksum is right, in whatever version.
+    pub(crate) fn is_intact(bytes: &[u8; HEADER_LEN]) -> bool {
+        u32_at(bytes, CRC_OFFSET) == Checksum::new().bytes(&bytes[..CRC_OFFSET]).finish()
+    }
+
     /// Checks everything that the header can say about itself; `path` is for the error.
     pub(crate) fn decode(path: &Path, bytes: &[u8; HEADER_LEN]) -> Result<SegmentHeader> {
         if bytes[0..8] != MAGIC {

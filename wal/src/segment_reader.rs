@@ -66,6 +66,78 @@ impl SegmentReader {
         })
     }
 
+    /// Opens what is left of a segment, for salvage: a file that was cut is read as far as it goes, and one whose header
+    /// cannot be read is taken for `otherwise`. Says what was wrong.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the header, if it cannot be read and there is no `otherwise`; errors of the file system.
+    pub fn open_damaged(
+        fs: &dyn FileSystem,
+        path: &Path,
+        otherwise: Option<SegmentHeader>,
+    ) -> Result<(SegmentReader, Option<Error>)> {
+        let damage = match SegmentReader::open(fs, path) {
+            Ok(reader) => return Ok((reader, None)),
+            Err(Error::UnsupportedFormat { .. }) if !SegmentHeader::is_intact(&front(fs, path)?) => {
+                Error::corruption(path, 0, "the segment header is damaged: version and checksum do not agree")
+            }
+            Err(error @ Error::Corruption { .. }) => error,
+            Err(error) => return Err(error),
+        };
+        let file = fs.open(path, OpenMode::Read)?;
+        let file_len = file.len()?;
+        let mut bytes = [0; HEADER_LEN];
+        let own = match file_len < HEADER_BYTES {
+            true => None,
+            false => {
+                read_exact_at(file.as_ref(), &mut bytes, 0)?;
+                SegmentHeader::decode(path, &bytes).ok()
+            }
+        };
+        let Some(header) = own.or(otherwise) else { return Err(damage) };
+        let length = if header.length == 0 { LENGTH_MAX } else { header.length };
+        let reader = SegmentReader {
+            window: Window { file, start: 0, bytes: Vec::new() },
+            header,
+            seed: Seed::new(&header.log_id, header.number),
+            end: HEADER_BYTES,
+            limit: file_len.min(length),
+        };
+        Ok((reader, Some(damage)))
+    }
+
+    /// The next good record behind a place where [`SegmentReader::next`] gave none, wherever it starts; reading goes on
+    /// behind it. `None` if there is none. For salvage, and for saying how far damage goes.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the file system.
+    pub fn next_behind_damage(&mut self) -> Result<Option<Record>> {
+        let mut from = self.end + ALIGNMENT;
+        loop {
+            let mut found = None;
+            self.scan_from(from).run(|position, _| {
+                found = Some(u64::from(position.offset));
+                false
+            })?;
+            let Some(start) = found else { return Ok(None) };
+            let before = std::mem::replace(&mut self.end, start);
+            match self.next() {
+                Ok(Some(record)) => return Ok(Some(record)),
+                // A good header and a damaged payload, or one that was written so.
+                Ok(None) => {}
+                Err(error) if error.is_corruption() => {}
+                Err(error) => {
+                    self.end = before;
+                    return Err(error);
+                }
+            }
+            self.end = before;
+            from = start + ALIGNMENT;
+        }
+    }
+
     /// What the segment says about itself.
     pub fn header(&self) -> &SegmentHeader {
         &self.header
@@ -204,6 +276,13 @@ pub fn segment_holds_records(fs: &dyn FileSystem, dir: &Path, log_id: [u8; 16], 
     let range = HEADER_BYTES..file.len()?.min(LENGTH_MAX);
     let (file, seed) = (file.as_ref(), Seed::new(&log_id, number));
     holds_header(&HeaderScan { file, seed, number, range, limit: LENGTH_MAX })
+}
+
+/// The first bytes of a file that has them.
+fn front(fs: &dyn FileSystem, path: &Path) -> Result<[u8; HEADER_LEN]> {
+    let mut bytes = [0; HEADER_LEN];
+    read_exact_at(fs.open(path, OpenMode::Read)?.as_ref(), &mut bytes, 0)?;
+    Ok(bytes)
 }
 
 fn holds_header(scan: &HeaderScan<'_>) -> Result<bool> {

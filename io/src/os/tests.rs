@@ -173,3 +173,27 @@ fn names_that_are_not_text_are_listed() {
     }
     assert_eq!(OsFileSystem.read_dir(directory.path()).unwrap(), ["a\u{fffd}b"]);
 }
+
+/// Where the file system has direct reads and writes, the ones see the others, also over a mapping in use.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_direct_read_sees_a_direct_write() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let directory = tempfile::Builder::new().prefix("direct").tempdir_in(".").unwrap();
+    let path = directory.path().join("a");
+    fs::write(&path, vec![1; 8192]).unwrap();
+    let file = OsFileSystem.open(&path, OpenMode::Read).unwrap();
+    fs::File::open(&path).unwrap().sync_all().unwrap();
+    let region = file.map(8192).unwrap();
+    assert_eq!(region[4096], 1);
+    let direct = rustix::fs::OFlags::DIRECT.bits() as i32;
+    let Ok(writer) = fs::OpenOptions::new().write(true).custom_flags(direct).open(&path) else { return };
+    let memory = vec![2u8; 8192];
+    let skip = memory.as_ptr().align_offset(4096);
+    if writer.write_at(&memory[skip..skip + 4096], 4096).is_err() {
+        return;
+    }
+    let mut buf = [0; 10];
+    crate::read_exact_past_cache_at(&*file, &mut buf, 4090).unwrap();
+    assert_eq!(buf, [1, 1, 1, 1, 1, 1, 2, 2, 2, 2]);
+}

@@ -7,4 +7,5 @@ mod harness;
 mod sst_dump;
 mod terrace;
 mod terrace_load;
+mod terrace_repair;
 mod ycsb;

@@ -408,3 +408,60 @@ fn records_are_read_across_the_seams_of_the_reader() {
     let (read, end) = replay(&fs, &[(1, len)], places[3000]).unwrap();
     assert!(read == payloads && end == places[3000]);
 }
+
+#[test]
+fn behind_damage_reading_goes_on_with_the_next_good_record() {
+    let sample = sample();
+    let intact = sample.bytes(1);
+    for (index, (place, len)) in sample.records.iter().enumerate().take(7) {
+        for at in u64::from(place.offset)..u64::from(place.offset) + len {
+            let mut bytes = intact.clone();
+            bytes[at as usize] ^= 2;
+            sample.fs.replace_bytes(&segment_path(1), bytes).unwrap();
+            let (mut reader, damage) =
+                SegmentReader::open_damaged(&sample.fs, &segment_path(1), None).unwrap();
+            assert!(damage.is_none());
+            let mut found = Vec::new();
+            while let Some(record) = reader.next().unwrap() {
+                found.push(record.payload);
+            }
+            assert_eq!(found, sample.payloads[..index]);
+            while let Some(record) = reader.next_behind_damage().unwrap() {
+                found.push(record.payload);
+                while let Some(record) = reader.next().unwrap() {
+                    found.push(record.payload);
+                }
+            }
+            let rest = sample.payloads[..7].iter().enumerate().filter(|(known, _)| *known != index);
+            assert_eq!(found, rest.map(|(_, payload)| payload.clone()).collect::<Vec<_>>(), "a flip at {at}");
+        }
+    }
+}
+
+#[test]
+fn what_is_left_of_a_segment_is_read() {
+    let sample = sample();
+    let intact = sample.bytes(1);
+    let path = segment_path(1);
+    let header = *SegmentReader::open(&sample.fs, &path).unwrap().header();
+    let read = |otherwise| {
+        let (mut reader, damage) = SegmentReader::open_damaged(&sample.fs, &path, otherwise)?;
+        let mut count = 0;
+        while reader.next()?.is_some() {
+            count += 1;
+        }
+        assert!(reader.next_behind_damage()?.is_none());
+        Ok::<_, Error>((count, damage.is_some()))
+    };
+    for cut in 0..intact.len() {
+        sample.fs.replace_bytes(&path, intact[..cut].to_vec()).unwrap();
+        let whole = sample.ends[..7].iter().filter(|end| end.offset as usize <= cut).count();
+        assert_eq!(read(Some(header)).unwrap(), (whole, true), "cut at {cut}");
+        assert_eq!(read(None).is_ok(), cut >= 64, "cut at {cut}");
+    }
+    let mut bytes = intact.clone();
+    bytes[20] ^= 1;
+    sample.fs.replace_bytes(&path, bytes).unwrap();
+    assert!(read(None).unwrap_err().is_corruption());
+    assert_eq!(read(Some(header)).unwrap(), (7, true));
+}

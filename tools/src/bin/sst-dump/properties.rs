@@ -49,9 +49,10 @@ pub fn properties(arguments: &arguments::Properties) -> Result {
     fields.add("file_bytes_per_raw_block_byte", compressed, format!("{compressed:.3}"));
     let per_entry = ratio(meta.file_len, properties.entries);
     fields.add("file_bytes_per_entry", per_entry, format!("{per_entry:.1}"));
-    match table.locator()? {
-        None => fields.add("locator", serde_json::Value::Null, "none"),
-        Some(locator) => {
+    match table.locator() {
+        Err(error) => fields.add("locator", format!("damaged: {error}"), format!("damaged: {error}")),
+        Ok(None) => fields.add("locator", serde_json::Value::Null, "none"),
+        Ok(Some(locator)) => {
             let fingerprint_bits = 32 - locator.location_bits;
             let (keys, buckets) = (locator.keys, locator.buckets);
             let object = json!({ "keys": keys, "buckets": buckets, "fingerprint_bits": fingerprint_bits });

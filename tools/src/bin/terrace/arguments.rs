@@ -16,11 +16,29 @@ Examples:
   terrace scan DIR --format json > backup.jsonl
   terrace load OTHER_DIR backup.jsonl
   terrace stats DIR
+  terrace verify DIR
+  terrace salvage DIR NEW_DIR --dry-run
   sed -E 's/^([0-9a-f]+) +(.*)$/\\2\\t\\1/' /var/lib/dpkg/info/*.md5sums | terrace load DIR
 
 A key or value that begins with a dash goes behind `--`.
 
-Exit code: 0, or 1 if a key was not found, or 2 for wrong usage or a failure.";
+Exit code: 0, or 1 if a key was not found, or 2 for wrong usage or a failure. `verify` and `salvage` have more:
+see their help.";
+
+const VERIFY_CODES: &str = "\
+Exit code:
+  0  nothing is wrong (there may be notes: leftovers of a crash, which the next open removes)
+  1  damage, but every entry can still be read
+  2  wrong usage
+  3  damage, and entries are lost or the database cannot be opened
+  4  it could not be verified: it is open, or no database, or cannot be read";
+
+const SALVAGE_CODES: &str = "\
+Exit code:
+  0  everything was kept
+  2  wrong usage
+  3  the new database is complete as far as the old one can be read, but something was lost: the report says what
+  4  nothing was salvaged, and nothing is left in NEW";
 
 /// Reads and writes a Terrace database from the command line.
 #[derive(Debug, Parser)]
@@ -50,6 +68,10 @@ pub enum Command {
     Stats(Stats),
     /// Compact a database, or a range of keys, all the way down.
     Compact(Compact),
+    /// Check every file of a database that is not open, and list all that is wrong. Changes nothing.
+    Verify(Verify),
+    /// Save what can still be read of a damaged database into a new one. Does not change the old one.
+    Salvage(Salvage),
 }
 
 #[derive(Debug, Args)]
@@ -195,6 +217,52 @@ pub struct Compact {
     /// The bounds are given in hex.
     #[arg(long)]
     pub hex: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = VERIFY_CODES)]
+pub struct Verify {
+    /// The directory of the database.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+
+    /// How to print what was found.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: OutputFormat,
+
+    /// Tables that are read at once [default: as many as processors, at most 4].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: Option<u16>,
+}
+
+/// Works without a manifest too: then the tables are found by their names and ordered by their sequence numbers, and keys
+/// that were deleted and values that were overwritten may come back.
+#[derive(Debug, Args)]
+#[command(after_help = SALVAGE_CODES)]
+pub struct Salvage {
+    /// The directory of the damaged database.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+
+    /// The directory of the new one: missing, or empty.
+    #[arg(value_name = "NEW")]
+    pub new: PathBuf,
+
+    /// Read everything and print the report, but write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Apply records of the log also behind a place where some are missing.
+    #[arg(long)]
+    pub past_gaps: bool,
+
+    /// Use tables that an intact manifest does not name; deleted keys may come back with them.
+    #[arg(long)]
+    pub all_tables: bool,
+
+    /// How to print the report.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: OutputFormat,
 }
 
 #[derive(Debug, Args)]

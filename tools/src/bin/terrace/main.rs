@@ -1,5 +1,5 @@
 //! `terrace`: the everyday command line on a database directory. Each command opens the database, does its work and
-//! closes it; commands that read never create one.
+//! closes it; commands that read never create one. `verify` and `salvage` do not open it: they read its files.
 
 #![forbid(unsafe_code)]
 
@@ -7,7 +7,9 @@ mod arguments;
 mod database;
 mod load;
 mod read;
+mod salvage;
 mod stats;
+mod verify;
 mod write;
 
 use std::process::ExitCode;
@@ -28,6 +30,8 @@ fn main() -> ExitCode {
             Command::Scan(arguments) => read::scan(&arguments),
             Command::Stats(arguments) => stats::stats(&arguments),
             Command::Compact(arguments) => write::compact(&arguments),
+            Command::Verify(arguments) => verify::verify(&arguments),
+            Command::Salvage(arguments) => salvage::salvage(&arguments),
         }
     })
 }

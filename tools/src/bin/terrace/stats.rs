@@ -98,7 +98,8 @@ fn troubles(health: &Health) -> Vec<String> {
         .iter()
         .map(|(keyspace, error)| format!("the last compaction of keyspace {keyspace:?} failed: {error}"));
     let missing = health.missing_tables.iter().map(|path| format!("{} is missing", path.display()));
-    poisoned.chain(flush).chain(compactions).chain(missing).collect()
+    let damaged = health.damaged.iter().map(ToString::to_string);
+    poisoned.chain(flush).chain(compactions).chain(missing).chain(damaged).collect()
 }
 
 fn as_json(metrics: &Metrics, health: &Health, size: &DirectorySize) -> Value {
