@@ -466,7 +466,8 @@ fn verification_names_what_is_wrong() {
     let buckets = 1..=header.buckets as usize;
     let first = |bucket: usize| forgery.word(16 * bucket);
     let overflowing = buckets.clone().find(|bucket| first(*bucket) & OVERFLOW != 0).unwrap();
-    let other = buckets.clone().find(|bucket| first(*bucket) & OVERFLOW == 0).unwrap();
+    let has_room = |bucket: &usize| first(*bucket) & OVERFLOW == 0 && first(*bucket) < BUCKET_ENTRIES_MAX;
+    let other = buckets.clone().find(has_room).unwrap();
     let findings = |word: usize, value: u32| {
         forgery.forge_word(word, value);
         forgery.tables.verify(1).damages
