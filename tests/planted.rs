@@ -24,10 +24,10 @@ fn finder(bug: Bug) -> (&'static str, &'static str) {
         | Bug::BatchTorn
         | Bug::RecycledRecordAccepted => ("crash", "one_writer"),
         Bug::PoisonIgnored => ("faults", "a_failed_log_sync_poisons_and_loses_nothing_synced"),
-        Bug::HoleBelowSyncedSkipped => ("errors", "every_flipped_bit_of_the_log_is_right_or_an_error"),
+        Bug::HoleBelowSyncedSkipped => ("damage", "every_flipped_bit_of_a_log_is_right_or_an_error"),
         Bug::TombstoneDropped | Bug::SnapshotVersionDropped => ("model", ""),
         Bug::ReadTableDeleted => ("api", "snapshots_stand_still"),
-        Bug::LengthUnchecked => ("damage", ""),
+        Bug::LengthUnchecked => ("forged", "forged_tables_are_read_or_refused"),
         Bug::NodeVersionIgnored => ("concurrency", ""),
     }
 }

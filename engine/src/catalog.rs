@@ -6,14 +6,20 @@
 use std::collections::BTreeMap;
 
 use terrace_compaction::LEVELS;
-use terrace_sstable::{Compression, KEY_BYTES_MAX, SEQUENCE_MAX, TableMeta};
-use terrace_wal::Position;
+use terrace_sstable::{Compression, KEY_BYTES_MAX, SEQUENCE_MAX, TableMeta, VALUE_BYTES_MAX};
+use terrace_wal::{HEADER_BYTES, Position};
 
 use crate::KeyspaceOptions;
 use crate::codec::{Decoder, put_bytes, put_varint};
 
 /// The keyspace that every database has.
 pub(crate) const DEFAULT_KEYSPACE: &str = "default";
+
+/// All tables together have no more bytes than this, and no more entries: sums of them never overflow.
+const TOTAL_MAX: u64 = 1 << 60;
+
+/// Tables are numbered up to here at most, so that there is always a next number.
+pub(crate) const TABLE_NUMBER_MAX: u64 = 1 << 60;
 
 /// One change of the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,6 +195,8 @@ impl Catalog {
             Change::KeyspaceFlushed { id, through } => {
                 let keyspace = self.keyspace_mut(id)?;
                 keyspace.flushed_through = keyspace.flushed_through.max(through);
+                // What was flushed was written: the numbers of new writes lie above.
+                self.last_sequence = self.last_sequence.max(through);
             }
             Change::SegmentAdded { number, length } => {
                 if number <= self.last_segment {
@@ -220,11 +228,19 @@ impl Catalog {
         if self.holds_table(meta.number) {
             return damaged(format!("table {} is added twice", meta.number));
         }
+        let total = |of: fn(&TableMeta) -> u64| {
+            let tables = self.keyspaces.values().flat_map(|keyspace| keyspace.levels.iter().flatten());
+            tables.map(of).sum::<u64>().saturating_add(of(&meta))
+        };
+        if total(|meta| meta.file_len) > TOTAL_MAX || total(|meta| meta.entries) > TOTAL_MAX {
+            return damaged(format!("with table {} there is more than any disk holds", meta.number));
+        }
         let next_table = self.next_table.max(meta.number.saturating_add(1));
+        let last_sequence = self.last_sequence.max(meta.largest_sequence);
         let tables = &mut self.keyspace_mut(keyspace)?.levels[level];
         if level == 0 {
             tables.push(meta);
-            self.next_table = next_table;
+            (self.next_table, self.last_sequence) = (next_table, last_sequence);
             return Ok(());
         }
         let index = tables.partition_point(|known| known.smallest_key < meta.smallest_key);
@@ -234,7 +250,7 @@ impl Catalog {
             return damaged(format!("table {} overlaps another of level {level}", meta.number));
         }
         tables.insert(index, meta);
-        self.next_table = next_table;
+        (self.next_table, self.last_sequence) = (next_table, last_sequence);
         Ok(())
     }
 }
@@ -354,9 +370,9 @@ fn decode_change(tag: u8, body: &mut Decoder<'_>) -> Option<Change> {
         1 => Change::Database {
             id: body.array()?,
             created_micros: body.varint()?,
-            max_value_bytes: body.varint()?,
+            max_value_bytes: at_most(body.varint()?, VALUE_BYTES_MAX as u64)?,
         },
-        2 => Change::NextTable(body.varint()?),
+        2 => Change::NextTable(at_most(body.varint()?, TABLE_NUMBER_MAX + 1)?),
         3 => Change::LastSequence(body.varint()?),
         4 => {
             let id = body.varint32()?;
@@ -380,13 +396,26 @@ fn decode_change(tag: u8, body: &mut Decoder<'_>) -> Option<Change> {
             level: decode_level(body)?,
             number: body.varint()?,
         },
-        8 => Change::KeyspaceFlushed { id: body.varint32()?, through: body.varint()? },
-        9 => Change::SegmentAdded { number: body.varint32()?, length: body.varint()? },
-        10 => Change::SegmentsRetired { below: body.varint32()?, first_sequence: body.varint()? },
+        8 => {
+            Change::KeyspaceFlushed { id: body.varint32()?, through: at_most(body.varint()?, SEQUENCE_MAX)? }
+        }
+        // There is always a number behind the last one.
+        9 => Change::SegmentAdded {
+            number: body.varint32().filter(|number| *number < u32::MAX)?,
+            length: body.varint().filter(|length| (HEADER_BYTES..=u32::MAX.into()).contains(length))?,
+        },
+        10 => Change::SegmentsRetired {
+            below: body.varint32()?,
+            first_sequence: at_most(body.varint()?, SEQUENCE_MAX + 1)?,
+        },
         11 => Change::NextKeyspace(body.varint32()?),
         12 => Change::LogSynced(Position { segment: body.varint32()?, offset: body.varint32()? }),
         _ => return None,
     })
+}
+
+fn at_most(number: u64, most: u64) -> Option<u64> {
+    (number <= most).then_some(number)
 }
 
 fn decode_level(body: &mut Decoder<'_>) -> Option<usize> {
@@ -405,7 +434,9 @@ fn decode_meta(body: &mut Decoder<'_>) -> Option<TableMeta> {
         smallest_key: body.prefixed()?.into(),
         largest_key: body.prefixed()?.into(),
     };
-    let sound = meta.smallest_key <= meta.largest_key
+    let sound = meta.number <= TABLE_NUMBER_MAX
+        && meta.deletes <= meta.entries
+        && meta.smallest_key <= meta.largest_key
         && meta.largest_key.len() <= KEY_BYTES_MAX
         && meta.smallest_key.len() <= KEY_BYTES_MAX
         && meta.smallest_sequence <= meta.largest_sequence
@@ -484,6 +515,58 @@ mod tests {
             }
             assert_eq!(copy, catalog);
         }
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_are_refused() {
+        let table = |change: fn(&mut TableMeta)| {
+            let mut meta = meta(7, "a", "c");
+            change(&mut meta);
+            Change::TableAdded { keyspace: 0, level: 0, meta }
+        };
+        let id = [7; 16];
+        for (sound, change) in [
+            (true, Change::SegmentAdded { number: u32::MAX - 1, length: u32::MAX.into() }),
+            (false, Change::SegmentAdded { number: u32::MAX, length: 1 << 20 }),
+            (false, Change::SegmentAdded { number: 1, length: 1 << 32 }),
+            (false, Change::SegmentAdded { number: 1, length: HEADER_BYTES - 1 }),
+            (true, Change::Database { id, created_micros: 0, max_value_bytes: VALUE_BYTES_MAX as u64 }),
+            (false, Change::Database { id, created_micros: 0, max_value_bytes: VALUE_BYTES_MAX as u64 + 1 }),
+            (false, Change::NextTable(u64::MAX)),
+            (false, Change::KeyspaceFlushed { id: 0, through: SEQUENCE_MAX + 1 }),
+            (true, Change::SegmentsRetired { below: u32::MAX, first_sequence: SEQUENCE_MAX + 1 }),
+            (false, Change::SegmentsRetired { below: 1, first_sequence: u64::MAX }),
+            (true, table(|_| ())),
+            (false, table(|meta| meta.number = u64::MAX)),
+            (false, table(|meta| meta.deletes = meta.entries + 1)),
+        ] {
+            assert_eq!(decode(&encode(std::slice::from_ref(&change))).is_ok(), sound, "{change:?}");
+        }
+    }
+
+    #[test]
+    fn sums_over_all_tables_do_not_overflow() {
+        let mut catalog = busy_catalog();
+        let large = |number, len| {
+            let meta = TableMeta { file_len: len, entries: len, ..meta(number, "x", "y") };
+            Change::TableAdded { keyspace: 4, level: 0, meta }
+        };
+        catalog.apply(large(20, 1 << 59)).unwrap();
+        let before = catalog.clone();
+        for len in [1 << 59, u64::MAX] {
+            assert!(matches!(catalog.apply(large(21, len)), Err(EditError::Damaged(_))));
+        }
+        assert_eq!(catalog, before);
+    }
+
+    #[test]
+    fn new_writes_come_after_what_was_flushed() {
+        let mut catalog = busy_catalog();
+        catalog.apply(Change::KeyspaceFlushed { id: 4, through: 500 }).unwrap();
+        assert_eq!(catalog.last_sequence, 500);
+        let meta = TableMeta { largest_sequence: 900, ..meta(30, "x", "y") };
+        catalog.apply(Change::TableAdded { keyspace: 4, level: 2, meta }).unwrap();
+        assert_eq!(catalog.last_sequence, 900);
     }
 
     #[test]

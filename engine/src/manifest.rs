@@ -194,7 +194,9 @@ impl Manifest {
 
     /// Replaces the file by one with a single record. An error leaves the old one in use, or poisons.
     fn rewrite(&mut self) -> Result<()> {
-        let generation = self.generation + 1;
+        let Some(generation) = self.generation.checked_add(1) else {
+            return Err(Error::invalid("the manifest has used up its 4 billion generations"));
+        };
         let end = write_temporary(&*self.fs, &self.dir, &self.catalog, generation)?;
         // Both files say the same until the next commit, which must not go to one whose name is or could be lost.
         let replaced = put_in_place(&*self.fs, &self.dir, &self.catalog, generation, end)

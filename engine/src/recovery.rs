@@ -25,7 +25,7 @@ use terrace_wal::{
 };
 
 use crate::batch::{Operation, Operations};
-use crate::catalog::{Catalog, CatalogKeyspace, Change};
+use crate::catalog::{Catalog, CatalogKeyspace, Change, DEFAULT_KEYSPACE, TABLE_NUMBER_MAX};
 use crate::commit::Committer;
 use crate::core::{Core, Keyspaces, memtable_bytes};
 use crate::counters::Counters;
@@ -167,7 +167,7 @@ fn prepare_directory(fs: &dyn FileSystem, dir: &Path, create: bool) -> Result<Ve
 }
 
 fn check_options(dir: &Path, catalog: &Catalog, options: &Options) -> Result<()> {
-    if !catalog.keyspaces.contains_key(&0) {
+    if catalog.keyspaces.get(&0).is_none_or(|keyspace| keyspace.name != DEFAULT_KEYSPACE) {
         return Err(Error::corruption(dir.join(MANIFEST), 0, "the default keyspace is missing"));
     }
     match options.max_value_bytes {
@@ -219,7 +219,9 @@ fn build_core(
     let keyspaces: Keyspaces = catalog.keyspaces.iter().map(open_keyspace).collect();
     // Leftovers, also half-written ones, are only removed once recovery has succeeded: it must not meet them.
     let number = |name: &String| parse_table_file_name(name.strip_suffix(".tmp").unwrap_or(name));
-    let on_disk = names.iter().filter_map(number).max().unwrap_or(0);
+    // A file whose number no table has is nobody's, and is removed with the others.
+    let on_disk =
+        names.iter().filter_map(number).filter(|number| *number <= TABLE_NUMBER_MAX).max().unwrap_or(0);
     let next_table = catalog.next_table.max(on_disk.saturating_add(1));
     let (database_id, last_sequence) = (catalog.database_id, catalog.last_sequence);
     let max_value_bytes = options.max_value_bytes.unwrap_or(0).max(catalog.max_value_bytes);

@@ -187,6 +187,11 @@ impl Fences {
         Ok([&self.shared, self.rest(metadata, index)?].concat())
     }
 
+    /// Whether the 8 bytes by which separator `index` is found are its own.
+    pub(crate) fn has_right_prefix(&self, metadata: &Metadata, index: usize) -> Result<bool> {
+        Ok(metadata.u64(self.prefixes + 8 * index)? == prefix(self.rest(metadata, index)?))
+    }
+
     /// The first number in `range` for which `before` is not true, where it is true for those before and not for
     /// those after; `range.end` if there is none.
     #[inline]

@@ -8,7 +8,7 @@ use crate::block::BlockHead;
 use crate::cursor::{Cursor, ScanMode};
 use crate::footer::{Footer, MetadataBlock};
 use crate::locator;
-use crate::{Kind, Properties, Table};
+use crate::{Kind, Properties, Slice, Table};
 
 /// The parts of a table file.
 #[derive(Debug, Clone)]
@@ -115,7 +115,7 @@ pub struct VersionInfo {
     /// What it does to the key.
     pub kind: Kind,
     /// Its value.
-    pub value: Vec<u8>,
+    pub value: Slice,
 }
 
 /// Looks a key up as a reader at `snapshot` would, and tells what each step found. Goes on where a get would stop, so
@@ -134,7 +134,12 @@ pub fn explain(table: &Arc<Table>, key: &[u8], snapshot: u64) -> Result<Explanat
     let mut cursor = table.cursor(ScanMode::Mapping);
     cursor.seek(key, u64::MAX)?;
     while cursor.valid() && cursor.key() == key {
-        let (sequence, kind, value) = (cursor.sequence(), cursor.kind(), cursor.value().to_vec());
+        let (sequence, kind, value) = (cursor.sequence(), cursor.kind(), cursor.value_slice());
+        if versions.last().is_some_and(|newer: &VersionInfo| newer.sequence <= sequence) {
+            return Err(
+                storage.damaged(extent.start, "the versions of a key from this block on are out of order")
+            );
+        }
         versions.push(VersionInfo { sequence, kind, value });
         cursor.next()?;
     }

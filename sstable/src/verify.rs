@@ -424,6 +424,11 @@ fn try_check_block(
 fn check_fence(key: &[u8], index: usize, storage: &Storage, seen: &Seen) -> Result<(), String> {
     let separator = storage.fences.separator(&storage.metadata, index).map_err(|error| error.to_string())?;
     let continues = storage.fences.continues(&storage.metadata, index).map_err(|error| error.to_string())?;
+    let is_found =
+        storage.fences.has_right_prefix(&storage.metadata, index).map_err(|error| error.to_string())?;
+    if !is_found {
+        return Err("its fence is not found by its first bytes".into());
+    }
     if *separator > *key {
         return Err("its fence is above its first key".into());
     }

@@ -214,6 +214,13 @@ fn a_table_that_contradicts_itself_is_noticed() {
     assert!(!verified(&|bytes| bytes[key + 3] = b'9').is_ok());
     assert!(!verified(&|bytes| bytes[key + 4] = b'\x35' + 1).is_ok());
     assert!(!verified(&|bytes| bytes[8] += 1).is_ok());
+    // A fence whose first bytes, by which it is found, are not its own: reads would go to another block.
+    let found = layout(&tables.table(&meta)).unwrap();
+    let fences = found.metadata.iter().find(|block| block.name() == "fences").unwrap();
+    let prefixes = (found.footer.meta_offset() + fences.offset) as usize + 8;
+    for index in 0..found.blocks.len() {
+        assert!(!verified(&|bytes| bytes[prefixes + 8 * index + 7] ^= 1).is_ok(), "fence {index}");
+    }
     let gone = verify(&*tables.fs, &tables.path(99));
     assert!(!gone.is_ok() && gone.damages[0].what.contains("open"));
 }
@@ -250,4 +257,21 @@ fn a_lookup_can_be_explained() {
     let explanation = explain(&table, b"zebra", 17).unwrap();
     assert_eq!(explanation.locator.unwrap().place, None);
     assert!(!explanation.in_range && explanation.versions.is_empty() && explanation.visible.is_none());
+}
+
+#[test]
+fn a_lookup_among_slots_that_repeat_is_an_error() {
+    // Thousands of slots can name one entry: what is told of its versions would have no end to speak of.
+    let tables = Tables::new();
+    let meta = tables.write(1, &options(Compression::None), &entries());
+    let parts = Parts::of(&tables, &meta);
+    let mut bytes = tables.bytes(&tables.path(1));
+    let count = usize::from(u16::from_le_bytes([bytes[4], bytes[5]]));
+    // In the first block stand "gone", "key00", "key01" and more: the slot behind that of "key01" names it again.
+    let slot = parts.blocks[0].1 - SLOT_BYTES * (count - 2);
+    bytes.copy_within(slot..slot + SLOT_BYTES, slot + SLOT_BYTES);
+    parts.seal(&mut bytes);
+    tables.memory.replace_bytes(&tables.path(1), bytes).unwrap();
+    let error = explain(&tables.table(&meta), b"key01", 99).unwrap_err();
+    assert!(matches!(&error, Error::Corruption { what, .. } if what.contains("out of order")), "{error}");
 }

@@ -5,14 +5,24 @@
 //! - [`workload`]: keys, values, ranges and choices, all from one seed.
 //! - [`view`]: reads of a keyspace, now or through a snapshot, checked against a map of the model.
 //! - [`oracle`]: a history of changes, and whether a recovered database holds a prefix of it.
+//! - [`sweep`]: runs very many small cases, or a sample of them.
+//! - [`samples`]: files that the engine wrote.
+//! - [`exercise`]: reads files of any bytes in every way there is.
+//! - [`forge`]: changes the fields of files and puts their checksums right again.
+//! - [`fuzz`]: what the fuzz targets do with their input.
 //!
 //! A randomised test has a seed, which it prints; `TERRACE_SEED` sets it, and `TERRACE_CASES` sets how many seeds are
-//! tried, counting up from it.
+//! tried, counting up from it. `TERRACE_TEST_SECONDS` gives sweeps more time (see [`sweep`]).
 
 #![forbid(unsafe_code)]
 
+pub mod exercise;
+pub mod forge;
+pub mod fuzz;
 pub mod model;
 pub mod oracle;
+pub mod samples;
+pub mod sweep;
 pub mod view;
 pub mod workload;
 
@@ -24,8 +34,6 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 /// assert_eq!(terrace_tests::seeds(3).len(), 3);
 /// ```
 pub fn seeds(usual: u64) -> Vec<u64> {
-    // The standard library seeds each `RandomState` from the operating system. Short, to be typed.
-    let anywhere = || RandomState::new().build_hasher().finish() >> 32;
     let first = number("TERRACE_SEED").unwrap_or_else(anywhere);
     (0..cases(usual)).map(|case| first.wrapping_add(case)).collect()
 }
@@ -33,6 +41,12 @@ pub fn seeds(usual: u64) -> Vec<u64> {
 /// How often a test repeats what it does: as `TERRACE_CASES` says, or `usual`.
 pub fn cases(usual: u64) -> u64 {
     number("TERRACE_CASES").unwrap_or(usual)
+}
+
+/// A seed that was not asked for.
+fn anywhere() -> u64 {
+    // The standard library seeds each `RandomState` from the operating system. Short, to be typed.
+    RandomState::new().build_hasher().finish() >> 32
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -1,0 +1,4 @@
+//! The fuzz target `snappy`: see `tests/src/fuzz.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| terrace_tests::fuzz::snappy(data));
