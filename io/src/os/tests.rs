@@ -87,22 +87,20 @@ fn a_lock_names_its_process() {
     OsFileSystem.lock_dir(directory.path()).unwrap();
 }
 
-/// Not a test of its own: what another process does in the test below.
-#[test]
-#[ignore = "runs as a child of locks_are_seen_by_other_processes"]
-fn child_that_holds_a_lock() {
-    let Some(directory) = std::env::var_os("TERRACE_TEST_LOCK") else { return };
-    let _lock = OsFileSystem.lock_dir(Path::new(&directory)).unwrap();
-    println!("\nlocked");
-    let _ = std::io::stdin().read_line(&mut String::new());
-}
-
 #[test]
 fn locks_are_seen_by_other_processes_and_end_with_them() {
+    const CHILD: &str = "TERRACE_TEST_LOCK";
+    // The other process is this test once more, told to hold a lock until it is killed.
+    if let Some(directory) = std::env::var_os(CHILD) {
+        let _lock = OsFileSystem.lock_dir(Path::new(&directory)).unwrap();
+        println!("\nlocked");
+        let _ = std::io::stdin().read_line(&mut String::new());
+        return;
+    }
     let directory = directory();
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "--nocapture", "os::tests::child_that_holds_a_lock"])
-        .env("TERRACE_TEST_LOCK", directory.path())
+        .args(["--exact", "--nocapture", "os::tests::locks_are_seen_by_other_processes_and_end_with_them"])
+        .env(CHILD, directory.path())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
