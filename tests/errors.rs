@@ -474,6 +474,10 @@ fn real_files(dir: &Path) -> Files {
 
 #[test]
 fn a_locked_directory_is_refused() {
+    const TEST: &str = "a_locked_directory_is_refused";
+    if is_child() {
+        return;
+    }
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("db");
     let db = small().open(&path).unwrap();
@@ -482,10 +486,10 @@ fn a_locked_directory_is_refused() {
     let Err(Error::Locked { path: locked, holder }) = small().open(&path) else { panic!("opened twice") };
     assert_eq!(locked, path);
     assert!(holder.contains(&std::process::id().to_string()), "{holder}");
-    assert_eq!(child(&path, "open", &[]), format!("Locked {}", path.display()));
+    assert_eq!(child(TEST, &path, "open", &[]), format!("Locked {}", path.display()));
     assert_eq!(real_files(&path), before, "a refused open changes nothing");
     db.close().unwrap();
-    assert_eq!(child(&path, "open", &[]), "opened");
+    assert_eq!(child(TEST, &path, "open", &[]), "opened");
     let db = small().open(&path).unwrap();
     assert_eq!(db.get("key").unwrap().as_deref(), Some(&b"value"[..]));
 }
@@ -572,10 +576,10 @@ fn a_file_system_that_denies_everything_says_so() {
     }
 }
 
-/// Runs [`in_a_child`] in a process of its own, under a launcher if one is given, and gives back what it says.
-fn child(path: &Path, task: &str, launcher: &[&str]) -> String {
+/// Runs the test `test` once more, in a process of its own, under a launcher if one is given, and gives back what it
+/// says. There it finds the task and does nothing else ([`is_child`]).
+fn child(test: &str, path: &Path, task: &str, launcher: &[&str]) -> String {
     let program = std::env::current_exe().unwrap();
-    let arguments = ["--exact", "in_a_child", "--nocapture", "--test-threads=1"];
     let mut command = match launcher.split_first() {
         None => Command::new(&program),
         Some((first, rest)) => {
@@ -584,24 +588,28 @@ fn child(path: &Path, task: &str, launcher: &[&str]) -> String {
             command
         }
     };
-    let output =
-        command.args(arguments).env("TERRACE_CHILD_TASK", task).env("TERRACE_CHILD_PATH", path).output();
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]);
+    let output = command.env("TERRACE_CHILD_TASK", task).env("TERRACE_CHILD_PATH", path).output();
     let output = match output {
         Ok(output) => output,
         Err(error) => return format!("cannot launch: {error}"),
     };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let said = text.lines().find_map(|line| line.split_once("child says: ")).map(|(_, said)| said.to_owned());
-    said.unwrap_or_else(|| format!("cannot launch: {}{text}", String::from_utf8_lossy(&output.stderr)))
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if let Some((_, said)) = text.lines().find_map(|line| line.split_once("child says: ")) {
+        return said.to_owned();
+    }
+    assert!(!text.contains("child starts"), "the child of {test} has failed: {text}{errors}");
+    format!("cannot launch: {errors}{text}")
 }
 
-/// The part of some tests that runs in a process of its own; without orders from one it does nothing.
-#[test]
-fn in_a_child() {
+/// Whether this is a process that [`child`] has started: then the task is done.
+fn is_child() -> bool {
     let (Ok(task), Ok(path)) = (std::env::var("TERRACE_CHILD_TASK"), std::env::var("TERRACE_CHILD_PATH"))
     else {
-        return;
+        return false;
     };
+    println!("\nchild starts");
     let path = Path::new(&path);
     let said = match &*task {
         "open" => match small().open(path) {
@@ -613,6 +621,7 @@ fn in_a_child() {
         other => panic!("no such task: {other}"),
     };
     println!("\nchild says: {said}");
+    true
 }
 
 /// Fills a disk with a database until it says that it is full; then makes room and goes on.
@@ -666,22 +675,21 @@ fn fill(path: &Path) -> String {
     "filled and resumed".into()
 }
 
-/// A launcher that runs a script, in which `$0` is the path, in a mount namespace of its own, then the child.
-fn in_namespace(script: &str, path: &Path) -> Vec<String> {
-    let script = format!("{script} && exec \"$1\" --exact in_a_child --nocapture --test-threads=1");
-    ["unshare", "-m", "sh", "-c", &script, &path.to_string_lossy()].map(str::to_owned).to_vec()
-}
-
-fn namespaced_child(path: &Path, mount_point: &Path, task: &str, script: &str) -> String {
-    let launcher = in_namespace(script, mount_point);
-    let launcher: Vec<&str> = launcher.iter().map(|part| &**part).collect();
-    child(path, task, &launcher)
+/// [`child`], after a script, in which `$0` is the mount point, in a mount namespace of its own.
+fn namespaced_child(test: &str, path: &Path, mount_point: &Path, task: &str, script: &str) -> String {
+    let script = format!("{script} && exec \"$@\"");
+    child(test, path, task, &["unshare", "-m", "sh", "-c", &script, &mount_point.to_string_lossy()])
 }
 
 #[test]
 fn a_full_disk_stops_writes_and_loses_nothing() {
+    const TEST: &str = "a_full_disk_stops_writes_and_loses_nothing";
+    if is_child() {
+        return;
+    }
     let home = tempfile::tempdir().unwrap();
     let said = namespaced_child(
+        TEST,
         &home.path().join("db"),
         home.path(),
         "fill",
@@ -696,6 +704,10 @@ fn a_full_disk_stops_writes_and_loses_nothing() {
 
 #[test]
 fn a_read_only_file_system_is_refused() {
+    const TEST: &str = "a_read_only_file_system_is_refused";
+    if is_child() {
+        return;
+    }
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("db");
     let db = small().open(&path).unwrap();
@@ -704,7 +716,7 @@ fn a_read_only_file_system_is_refused() {
     let before = real_files(&path);
     let script = "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\"";
     for (target, part) in [(path.clone(), "db"), (home.path().join("new"), "new")] {
-        let said = namespaced_child(&target, home.path(), "open", script);
+        let said = namespaced_child(TEST, &target, home.path(), "open", script);
         if said.contains("cannot launch") {
             eprintln!("SKIPPED: a read-only mount needs root and mount namespaces: {said}");
             return;
@@ -718,6 +730,10 @@ fn a_read_only_file_system_is_refused() {
 #[test]
 fn a_directory_without_permission_is_refused() {
     use std::os::unix::fs::PermissionsExt;
+    const TEST: &str = "a_directory_without_permission_is_refused";
+    if is_child() {
+        return;
+    }
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("db");
     small().open(&path).unwrap().close().unwrap();
@@ -736,7 +752,7 @@ fn a_directory_without_permission_is_refused() {
         if is_root { &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] } else { &[] };
     set(home.path(), 0o755);
     set(&path, 0o000);
-    let said = child(&path, "open", launcher);
+    let said = child(TEST, &path, "open", launcher);
     set(&path, 0o700);
     if said.contains("cannot launch") {
         eprintln!("SKIPPED: as root, permissions need setpriv and a test binary that others may run: {said}");
