@@ -18,7 +18,7 @@ use terrace_io::{CrashPolicy, MemoryFileSystem, OpenMode};
 use terrace_tests::model::{Bytes, Change, DEFAULT, Model, Write};
 use terrace_tests::oracle::{History, read_all};
 use terrace_tests::workload::{Generator, ValueLengths};
-use terrace_tests::{Trace, seeds};
+use terrace_tests::{Trace, covered, seeds};
 
 const STEPS: usize = 70;
 
@@ -30,8 +30,8 @@ const SECOND_CRASH_ONE_IN: u64 = 40;
 
 #[test]
 fn one_writer() {
-    let images: u64 = seeds(3).into_iter().map(|seed| run("one_writer", seed, plain)).sum();
-    println!("{images} images");
+    let images: u64 = seeds(3).map(|seed| run("one_writer", seed, plain)).sum();
+    covered("one_writer", format_args!("{images} images"));
 }
 
 #[test]
@@ -40,9 +40,8 @@ fn compressed_and_retired_early() {
         let defaults = KeyspaceOptions::new().table_bytes(64 << 10).compression(Compression::Snappy);
         plain(file_system).keyspace_defaults(defaults).log_bytes_max(128 << 10).memtables_max(2)
     };
-    let images: u64 =
-        seeds(2).into_iter().map(|seed| run("compressed_and_retired_early", seed, options)).sum();
-    println!("{images} images");
+    let images: u64 = seeds(2).map(|seed| run("compressed_and_retired_early", seed, options)).sum();
+    covered("compressed_and_retired_early", format_args!("{images} images"));
 }
 
 /// Everything small, so that a short history goes through everything.

@@ -24,7 +24,7 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use terrace::{Db, Durability, Keyspace, KeyspaceOptions, Options, WriteBatch};
-use terrace_tests::{cases, seeds};
+use terrace_tests::{covered, rounds, seeds};
 
 /// Says in which directory a worker works, and what its first operation is.
 const WORKER: &str = "TERRACE_REAL_CRASHES_WORKER";
@@ -222,7 +222,7 @@ fn check(dir: &Path, history: &mut History, least: u64) -> u64 {
 
 /// Chance, with a seed that is told.
 fn random() -> Xoshiro256PlusPlus {
-    let seed = *seeds(1).first().expect("one was asked for");
+    let seed = seeds(1).next().expect("one was asked for");
     println!("seed {seed}");
     Xoshiro256PlusPlus::seed_from_u64(seed)
 }
@@ -261,8 +261,9 @@ fn a_signal_at_any_system_call() {
     let mut random = random();
     let directory = tempfile::tempdir().unwrap();
     let dir = directory.path().join("db");
-    let (mut history, mut found, mut stopped) = (History::default(), 0, 0);
-    for _ in 0..cases(25) {
+    let (mut history, mut found, mut tried, mut stopped) = (History::default(), 0, 0, 0);
+    for _ in rounds(25) {
+        tried += 1;
         let call = calls[random.random_range(0..calls.len())];
         let most = if call == "pwrite64" { 400 } else { 40 };
         let when = random.random_range(1..most);
@@ -283,7 +284,10 @@ fn a_signal_at_any_system_call() {
         stopped += u64::from(reached);
         found = check(&dir, &mut history, acknowledged.any);
     }
-    println!("{stopped} workers stopped at a system call, {found} operations");
+    covered(
+        TEST,
+        format_args!("{tried} workers, {stopped} of them stopped at a system call, {found} operations"),
+    );
     assert!(stopped > 0 && found > 0, "no worker came to a system call at which it was to be stopped");
 }
 
@@ -324,9 +328,9 @@ fn a_kill_in_the_middle_of_everything() {
     let directory = tempfile::tempdir().unwrap();
     let dir = directory.path().join("db");
     let mut random = random();
-    let (mut history, mut found) = (History::default(), 0);
-    let kills = cases(10);
-    for _ in 0..kills {
+    let (mut history, mut found, mut kills) = (History::default(), 0, 0);
+    for _ in rounds(10) {
+        kills += 1;
         let mut worker = start_worker(TEST, &[], &dir, found + 1);
         let patience = Patience::of(&worker, Duration::from_millis(random.random_range(20..500)));
         let acknowledged = listen(&mut worker);
@@ -334,7 +338,7 @@ fn a_kill_in_the_middle_of_everything() {
         assert!(patience.ended(), "a worker goes on until it is stopped");
         found = check(&dir, &mut history, acknowledged.any);
     }
-    println!("{kills} kills, {found} operations");
+    covered(TEST, format_args!("{kills} kills, {found} operations"));
     assert!(found > 0, "no worker came to anything");
 }
 
@@ -397,9 +401,9 @@ fn power_cuts(test: &str, kind: &str) {
     };
     let dir = mount.point.join("db");
     let mut random = random();
-    let (mut history, mut found, mut lost) = (History::default(), 0, 0);
-    let cuts = cases(4);
-    for _ in 0..cuts {
+    let (mut history, mut found, mut lost, mut cuts) = (History::default(), 0, 0, 0);
+    for _ in rounds(4) {
+        cuts += 1;
         let mut worker = start_worker(test, &[], &dir, found + 1);
         std::thread::sleep(Duration::from_millis(random.random_range(20..600)));
         if let Err(why) = mount.cut_power() {
@@ -417,7 +421,10 @@ fn power_cuts(test: &str, kind: &str) {
         found = check(&dir, &mut history, acknowledged.synced);
         lost += acknowledged.any.saturating_sub(found);
     }
-    println!("{cuts} power cuts on {kind}, {found} operations; {lost} that were not synced are gone");
+    covered(
+        test,
+        format_args!("{cuts} power cuts, {found} operations; {lost} that were not synced are gone"),
+    );
     assert!(found > 0, "no worker came to anything");
     mount.unmount().unwrap();
 }

@@ -12,7 +12,8 @@
 //! - [`fuzz`]: what the fuzz targets do with their input.
 //!
 //! A randomised test has a seed, which it prints; `TERRACE_SEED` sets it, and `TERRACE_CASES` sets how many seeds are
-//! tried, counting up from it. `TERRACE_TEST_SECONDS` gives sweeps more time (see [`sweep`]).
+//! tried, counting up from it. With `TERRACE_TEST_SECONDS` a test goes on for so long instead ([`rounds`], [`sweep`]).
+//! Each says in figures what it has [`covered`].
 
 #![forbid(unsafe_code)]
 
@@ -27,20 +28,37 @@ pub mod view;
 pub mod workload;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::{Duration, Instant};
 
-/// The seeds of a randomised test: as many as `TERRACE_CASES` says, or `usual`, from `TERRACE_SEED` or from anywhere.
+/// The seeds of a randomised test, from `TERRACE_SEED` or from anywhere: one for each of its [`rounds`].
 ///
 /// ```
-/// assert_eq!(terrace_tests::seeds(3).len(), 3);
+/// # if std::env::vars().all(|(name, _)| !name.starts_with("TERRACE_")) {
+/// assert_eq!(terrace_tests::seeds(3).count(), 3);
+/// # }
 /// ```
-pub fn seeds(usual: u64) -> Vec<u64> {
+pub fn seeds(usual: u64) -> impl Iterator<Item = u64> {
     let first = number("TERRACE_SEED").unwrap_or_else(anywhere);
-    (0..cases(usual)).map(|case| first.wrapping_add(case)).collect()
+    rounds(usual).map(move |round| first.wrapping_add(round))
 }
 
-/// How often a test repeats what it does: as `TERRACE_CASES` says, or `usual`.
-pub fn cases(usual: u64) -> u64 {
-    number("TERRACE_CASES").unwrap_or(usual)
+/// The rounds of a test, from 0: as many as `TERRACE_CASES` says; without it as many as there is time for by
+/// `TERRACE_TEST_SECONDS`, but at least one; without either `usual`.
+pub fn rounds(usual: u64) -> impl Iterator<Item = u64> {
+    let (wanted, limit) = (number("TERRACE_CASES"), time_limit());
+    let wanted = wanted.unwrap_or(if limit.is_some() { u64::MAX } else { usual });
+    let started = Instant::now();
+    (0..wanted).take_while(move |round| *round == 0 || limit.is_none_or(|limit| started.elapsed() < limit))
+}
+
+/// How long the long version of a test goes on, by `TERRACE_TEST_SECONDS`. None: it is the usual one.
+pub fn time_limit() -> Option<Duration> {
+    number("TERRACE_TEST_SECONDS").map(Duration::from_secs)
+}
+
+/// Says what a test has covered, in figures, on a line of a form that the long run collects.
+pub fn covered(what: &str, figures: impl std::fmt::Display) {
+    println!("covered: {what}: {figures}");
 }
 
 /// A seed that was not asked for.

@@ -10,7 +10,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::{Trace, anywhere, number};
+use crate::{Trace, anywhere, covered, number, time_limit};
 
 /// How often it is looked whether a case hangs.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -53,7 +53,7 @@ impl Sweep {
     ///
     /// If a case does, having said how it is repeated.
     pub fn run<S>(&self, state: impl Fn() -> S + Sync, case: impl Fn(&mut S, u64) + Sync) -> u64 {
-        let seconds = number("TERRACE_TEST_SECONDS").map(Duration::from_secs);
+        let seconds = time_limit();
         let wanted = number("TERRACE_CASES").unwrap_or(if seconds.is_some() { u64::MAX } else { self.usual });
         let wanted = wanted.min(self.total);
         let first = number("TERRACE_SEED").unwrap_or_else(anywhere) % self.total;
@@ -98,7 +98,7 @@ impl Sweep {
         let done = next.into_inner().min(wanted);
         let of = if self.total == 1 << 40 { String::new() } else { format!(" of {}", self.total) };
         let took = started.elapsed().as_secs_f64();
-        println!("{}: {done}{of} cases from number {first}, in {took:.1} s", self.what);
+        covered(&self.what, format_args!("{done}{of} cases from number {first}, in {took:.1} s"));
         done
     }
 }
