@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use terrace_io::{Error, Result};
-use terrace_sstable::{KEY_BYTES_MAX, Kind};
+use terrace_sstable::{KEY_BYTES_MAX, Kind, SEQUENCE_MAX};
 
 use crate::Keyspace;
 use crate::codec::{Decoder, put_varint};
@@ -170,6 +170,22 @@ impl<'a> Operations<'a> {
         let pair = self.decoder.bytes(key_len.checked_add(value_len)?)?;
         let bounded = key_len <= KEY_BYTES_MAX && (kind == Kind::Put || value_len == 0);
         bounded.then_some(Operation { kind, keyspace_id, pair, key_len })
+    }
+}
+
+/// The operations of a batch that begins with the sequence number `first`, all checked, as many as it says.
+pub(crate) fn collect_batch<'a>(
+    first: u64,
+    count: u32,
+    operations: Operations<'a>,
+) -> Result<Vec<Operation<'a>>, &'static str> {
+    if first > SEQUENCE_MAX - u64::from(u32::MAX) {
+        return Err("the sequence number of a batch is out of range");
+    }
+    let operations: Vec<Operation<'a>> = operations.collect::<Result<_, _>>()?;
+    match operations.len() == count as usize {
+        true => Ok(operations),
+        false => Err("a batch has more or fewer operations than it says"),
     }
 }
 

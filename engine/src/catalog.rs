@@ -1,6 +1,6 @@
 //! What the manifest says, as plain data: [`Edit`]s and the [`Catalog`] that they add up to. No I/O happens here.
 //!
-//! The encoding is `docs/format.md` §4. An edit is checked before it is applied: one that contradicts the catalog is
+//! The encoding is `docs/format.md` §4. A change is checked before it is applied: one that contradicts the catalog is
 //! damage, and is reported without changing anything.
 
 use std::collections::BTreeMap;
@@ -18,8 +18,11 @@ pub(crate) const DEFAULT_KEYSPACE: &str = "default";
 /// All tables together have no more bytes than this, and no more entries: sums of them never overflow.
 const TOTAL_MAX: u64 = 1 << 60;
 
-/// Tables are numbered up to here at most, so that there is always a next number.
+/// Tables are numbered up to here at most.
 pub(crate) const TABLE_NUMBER_MAX: u64 = 1 << 60;
+
+/// A database is opened if its next table's number is not above this: then there is always one more.
+pub(crate) const NEXT_TABLE_MAX: u64 = TABLE_NUMBER_MAX / 2;
 
 /// One change of the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -225,14 +228,15 @@ impl Catalog {
     }
 
     fn add_table(&mut self, keyspace: u32, level: usize, meta: TableMeta) -> Result<(), EditError> {
-        if self.holds_table(meta.number) {
-            return damaged(format!("table {} is added twice", meta.number));
+        let (mut bytes, mut entries) = (meta.file_len, meta.entries);
+        for known in self.keyspaces.values().flat_map(|keyspace| keyspace.levels.iter().flatten()) {
+            if known.number == meta.number {
+                return damaged(format!("table {} is added twice", meta.number));
+            }
+            bytes = bytes.saturating_add(known.file_len);
+            entries = entries.saturating_add(known.entries);
         }
-        let total = |of: fn(&TableMeta) -> u64| {
-            let tables = self.keyspaces.values().flat_map(|keyspace| keyspace.levels.iter().flatten());
-            tables.map(of).sum::<u64>().saturating_add(of(&meta))
-        };
-        if total(|meta| meta.file_len) > TOTAL_MAX || total(|meta| meta.entries) > TOTAL_MAX {
+        if bytes > TOTAL_MAX || entries > TOTAL_MAX {
             return damaged(format!("with table {} there is more than any disk holds", meta.number));
         }
         let next_table = self.next_table.max(meta.number.saturating_add(1));

@@ -259,7 +259,7 @@ impl Core {
         self.visible.store(sequence, Ordering::Release);
         self.counters.user_bytes_written.fetch_add(user_bytes, Ordering::Relaxed);
         for keyspace in requests.iter().flat_map(|request| request.keyspaces) {
-            if keyspace.peek().memtable.heap_bytes() >= self.memtable_bytes() {
+            if keyspace.peek().memtable.heap_bytes() >= self.options.one_memtable_bytes() {
                 self.seal_memtable(writer, keyspace);
             }
         }
@@ -275,7 +275,7 @@ impl Core {
             state.memtable.seal(sealed);
             let mut memtables = vec![state.memtable.clone()];
             memtables.extend(state.sealed.iter().cloned());
-            let memtable = Arc::new(Memtable::new(self.memtable_bytes()));
+            let memtable = Arc::new(Memtable::new(self.options.one_memtable_bytes()));
             (State { memtable, sealed: memtables, version: state.version.clone() }, ())
         });
         self.work_changed();

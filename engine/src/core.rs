@@ -2,7 +2,7 @@
 //!
 //! Locks are taken in this order: the commit lock (`committer.writer`), log provision, manifest, a keyspace's
 //! replacement, the log's sync state. The snapshots' lock comes before a keyspace's replacement. The work state's lock
-//! may be taken under the commit lock, and no other is taken while it is held.
+//! may be taken under the commit lock, and no other is taken while it is held. The scrubber's come last.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -76,11 +76,6 @@ pub(crate) struct Core {
     pub opened: Instant,
 }
 
-/// The heap that one memtable may take.
-pub(crate) fn memtable_bytes(options: &Options) -> u64 {
-    options.memtable_bytes / MEMTABLES_PER_FLUSH as u64
-}
-
 impl Core {
     /// [`Error::Closed`] once the database is closed.
     #[inline]
@@ -128,11 +123,6 @@ impl Core {
                 tracing::warn!(%error, "a discarded table stays until the next open");
             }
         }
-    }
-
-    /// The heap that one memtable may take.
-    pub fn memtable_bytes(&self) -> u64 {
-        memtable_bytes(&self.options)
     }
 
     /// Slows a writer down if it must be, and stops it while every memtable is full.
@@ -216,7 +206,11 @@ impl Core {
         let Some(oldest) = oldest else { return };
         let writer = self.committer.writer.lock();
         for keyspace in self.keyspaces.load().values() {
-            if keyspace.peek().memtables().any(|memtable| memtable.first_segment() <= Some(oldest)) {
+            if keyspace
+                .peek()
+                .memtables()
+                .any(|memtable| memtable.first_segment().is_some_and(|first| first <= oldest))
+            {
                 self.seal_memtable(&writer, keyspace);
                 keyspace.flush_wanted.store(true, Ordering::Relaxed);
                 self.work_changed();
@@ -298,7 +292,7 @@ impl Core {
             Change::LastSequence(through),
             Change::LogSynced(self.log.synced()),
         ])?;
-        let state = State::new(Version::empty(), self.memtable_bytes());
+        let state = State::new(Version::empty(), self.options.one_memtable_bytes());
         let keyspace = Arc::new(KeyspaceInner::new(id, name.to_owned(), options, self.instance, state));
         self.change_keyspaces(|keyspaces| drop(keyspaces.insert(id, keyspace.clone())));
         Ok(keyspace)
@@ -360,7 +354,7 @@ impl Core {
             manifest.commit(edit)?;
             self.snapshots.frozen(|moment, any_before| {
                 keyspace.keep_cleared(moment, any_before);
-                keyspace.replace(|_| (State::new(Version::empty(), self.memtable_bytes()), ()));
+                keyspace.replace(|_| (State::new(Version::empty(), self.options.one_memtable_bytes()), ()));
             });
             old
         };

@@ -1,11 +1,12 @@
 //! Flush: from the sealed memtables of a keyspace to a table in level 0.
 //!
 //! Memtables are small, so that inserting into one stays cheap, and flushed several at a time, so that tables are not:
-//! see [`MEMTABLES_PER_FLUSH`]. The table becomes visible only once the log is durable through the memtables' end, for all keyspaces: otherwise one
-//! keyspace's half of a batch could survive a power cut in a table while the other's is lost with the log. The same
-//! edit retires the log segments that no memtable needs any more.
+//! see [`MEMTABLES_PER_FLUSH`]. The table becomes visible only once the log is durable through the memtables' end, for
+//! all keyspaces: otherwise one keyspace's half of a batch could survive a power cut in a table while the other's is
+//! lost with the log. The same edit retires the log segments that no memtable needs any more.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use terrace_compaction::{Output, Rules, write_tables};
 use terrace_io::{Bug, Result};
@@ -19,10 +20,10 @@ use crate::memtable::Memtable;
 use crate::service::Task;
 use crate::version::State;
 
-/// The memory that a user grants before a flush ([`crate::Options::memtable_bytes`]) is filled by so many memtables, one
-/// after the other. Inserting into a tree of 32 MiB takes five sixths of the time that one of 64 MiB takes, since more
-/// of its nodes are in the processor's caches; a flush that merges two of them writes no more than before. Four gain
-/// nothing more, and each is one more to ask for a reader.
+/// The memory that a user grants before a flush ([`crate::Options::memtable_bytes`]) is filled by so many memtables,
+/// one after the other. Inserting into a tree of 32 MiB takes five sixths of the time that one of 64 MiB takes, since
+/// more of its nodes are in the processor's caches; a flush that merges two of them writes no more than before. Four
+/// gain nothing more, and each is one more to ask for a reader.
 pub(crate) const MEMTABLES_PER_FLUSH: usize = 2;
 
 /// Writes memtables, newest first, to a table of level 0, which nobody knows of yet.
@@ -68,7 +69,7 @@ pub(crate) fn flush_sealed(core: &Core, keyspace: &KeyspaceInner) -> Result<()> 
             core.log.sync_through(sealed.log_end)?;
         }
         let mut manifest = core.manifest.lock();
-        let dropped = keyspace.dropped.load(std::sync::atomic::Ordering::Acquire);
+        let dropped = keyspace.dropped.load(Ordering::Acquire);
         if dropped || !keyspace.peek().sealed.last().is_some_and(|known| Arc::ptr_eq(known, oldest)) {
             // The keyspace was cleared or dropped meanwhile.
             core.remove_files(&tables);
@@ -88,7 +89,7 @@ pub(crate) fn flush_sealed(core: &Core, keyspace: &KeyspaceInner) -> Result<()> 
         keyspace.replace(|state| {
             let mut sealed = state.sealed.clone();
             sealed.truncate(sealed.len() - memtables.len());
-            keyspace.flush_wanted.fetch_and(!sealed.is_empty(), std::sync::atomic::Ordering::Relaxed);
+            keyspace.flush_wanted.fetch_and(!sealed.is_empty(), Ordering::Relaxed);
             let version = Arc::new(state.version.with(&[], added));
             (State { memtable: state.memtable.clone(), sealed, version }, ())
         });
@@ -98,7 +99,7 @@ pub(crate) fn flush_sealed(core: &Core, keyspace: &KeyspaceInner) -> Result<()> 
         Ok(retired) => {
             core.log.release(&retired);
             memtables.into_iter().for_each(|memtable| core.service.send(Task::Memtable(memtable)));
-            core.counters.flushes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            core.counters.flushes.fetch_add(1, Ordering::Relaxed);
             Ok(())
         }
         Err(error) => {

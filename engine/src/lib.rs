@@ -1,8 +1,8 @@
 //! Terrace: an embedded, ordered key-value store. An LSM-tree whose immutable tables are memory-mapped.
 //!
-//! Its one idea: each access pattern uses the I/O path that suits it. Point reads go through a mapping and copy nothing;
-//! compaction and long scans go through `pread` with readahead and leave the page cache alone; the log goes through
-//! `pwrite` and `fdatasync`; nothing is ever written through a mapping.
+//! Its one idea: each access pattern uses the I/O path that suits it. Point reads go through a mapping and copy
+//! nothing; compaction and long scans go through `pread` with readahead and leave the page cache alone; the log goes
+//! through `pwrite` and `fdatasync`; nothing is ever written through a mapping.
 //!
 //! ```
 //! use terrace::{Db, Durability, WriteBatch};

@@ -35,9 +35,10 @@ impl LogKeeper {
 
 /// The thread.
 pub(crate) fn run(core: &Core, tasks: &Receiver<LogTask>) {
-    let after = |interval: Duration| Instant::now() + interval;
+    // None is later than the clock counts.
+    let after = |interval: Duration| Instant::now().checked_add(interval);
     let interval = core.options.sync_interval;
-    let mut next_sync = interval.map(after);
+    let mut next_sync = interval.and_then(after);
     loop {
         let task = match next_sync {
             Some(at) => tasks.recv_deadline(at),
@@ -51,7 +52,7 @@ pub(crate) fn run(core: &Core, tasks: &Receiver<LogTask>) {
         if next_sync.is_some_and(|at| at <= Instant::now()) {
             // After a failure there is nothing to sync any more; it shows as poison.
             next_sync = match core.sync() {
-                Ok(()) => interval.map(after),
+                Ok(()) => interval.and_then(after),
                 Err(_) => None,
             };
         }

@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use terrace_io::{Error, FileSystem, Result};
-use terrace_wal::{GrowingLog, Position, RecordKind, SegmentReader};
+use terrace_sstable::parse_table_file_name;
+use terrace_wal::{
+    GrowingLog, Position, RecordKind, SegmentReader, parse_segment_file_name, segment_holds_records,
+};
 
-use crate::catalog::{Catalog, Change, Edit, EditError, decode, encode};
+use crate::catalog::{Catalog, Edit, EditError, decode, encode};
 use crate::poison::Poison;
 
 pub(crate) const MANIFEST: &str = "MANIFEST";
@@ -85,7 +88,7 @@ impl Manifest {
             if record.kind != RecordKind::VersionEdit {
                 return Err(Error::corruption(&path, offset, "a manifest record is not a version edit"));
             }
-            apply(&mut catalog, &record.payload, &path, offset)?;
+            apply(&mut catalog, decode_edit(&record.payload, &path, offset)?, &path, offset)?;
             end = record.end;
         }
         if catalog.database_id != log_id || catalog.database_id == [0; 16] {
@@ -218,6 +221,32 @@ impl Manifest {
     }
 }
 
+/// Whether a file with this name is half made, and so nothing but a leftover.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    name == MANIFEST_TEMPORARY
+        || name.strip_suffix(".tmp").is_some_and(|table| parse_table_file_name(table).is_some())
+}
+
+/// Log segments behind the last that the catalog knows, in a directory with these names, that hold records: then the
+/// manifest has lost its end. Without records, such a segment is a leftover of one that was being made.
+pub(crate) fn unknown_segments(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    catalog: &Catalog,
+    names: &[String],
+) -> Result<Vec<u32>> {
+    let mut unknown: Vec<u32> = names.iter().filter_map(|name| parse_segment_file_name(name)).collect();
+    unknown.retain(|number| *number > catalog.last_segment);
+    unknown.sort_unstable();
+    let mut found = Vec::new();
+    for number in unknown {
+        if segment_holds_records(fs, dir, catalog.database_id, number)? {
+            found.push(number);
+        }
+    }
+    Ok(found)
+}
+
 /// Writes a catalog as a new manifest, durably, but not yet under its name. Says where its records end.
 fn write_temporary(fs: &dyn FileSystem, dir: &Path, catalog: &Catalog, generation: u32) -> Result<u64> {
     let temporary = dir.join(MANIFEST_TEMPORARY);
@@ -250,10 +279,9 @@ fn put_in_place(
     GrowingLog::open_for_append(fs, &path, catalog.database_id, generation, end)
 }
 
-/// Applies the edit in a record to a catalog. After an error a part of it may have been applied.
-pub(crate) fn apply(catalog: &mut Catalog, payload: &[u8], path: &Path, offset: u64) -> Result<()> {
-    let edit = decode_edit(payload, path, offset)?;
-    let applied = edit.into_iter().try_for_each(|change: Change| catalog.apply(change));
+/// Applies an edit, which stands at `offset` of `path`, to a catalog. After an error a part of it may have been applied.
+pub(crate) fn apply(catalog: &mut Catalog, edit: Edit, path: &Path, offset: u64) -> Result<()> {
+    let applied = edit.into_iter().try_for_each(|change| catalog.apply(change));
     applied.map_err(|error| refusal(error, path, offset))
 }
 

@@ -1,6 +1,6 @@
 //! A memtable: the newest writes of one keyspace, sorted in memory. The log has them too.
 //!
-//! One thread inserts at a time (the leader of a commit group), any number read without locks. The entries lie in an
+//! One thread inserts at a time (the leader of a commit group), any number read, as a rule without locks. The entries lie in an
 //! arena ([`crate::arena`]), in which they stay until the memtable goes, and are ordered by a tree
 //! ([`crate::tree`]): key ascending, sequence number descending. A value that a reader keeps keeps a piece of the
 //! arena, not the memtable.

@@ -9,6 +9,7 @@ use terrace_io::{Error, FileSystem, OsFileSystem, Result};
 use terrace_sstable::{Compression, PointReads, TableOptions, VALUE_BYTES_MAX};
 
 use crate::Db;
+use crate::flush::MEMTABLES_PER_FLUSH;
 
 const MIB: u64 = 1 << 20;
 
@@ -125,7 +126,7 @@ impl Options {
         self
     }
 
-    /// Make buffered writes durable at least this often, in the background (default: never by time).
+    /// Make buffered writes durable at least this often, in the background (default: never by time). More than 0.
     pub fn sync_interval(mut self, interval: Option<Duration>) -> Self {
         self.sync_interval = interval;
         self
@@ -176,7 +177,8 @@ impl Options {
         self
     }
 
-    /// Scrub in the background so long after the open and after each scrub (default: never). See [`Db::scrub`].
+    /// Scrub in the background so long after the open and after each scrub (default: never). More than 0. See
+    /// [`Db::scrub`].
     pub fn scrub_interval(mut self, interval: Option<Duration>) -> Self {
         self.scrub_interval = interval;
         self
@@ -205,6 +207,11 @@ impl Options {
         Db::open_with(path.as_ref(), self)
     }
 
+    /// The heap that one memtable may take.
+    pub(crate) fn one_memtable_bytes(&self) -> u64 {
+        self.memtable_bytes / MEMTABLES_PER_FLUSH as u64
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         let at_least = |what: &str, value: u64, least: u64| match value < least {
             true => Err(Error::invalid(format!("{what} is {value}, but must be at least {least}"))),
@@ -217,6 +224,13 @@ impl Options {
         at_least("l0_trigger", self.l0_trigger as u64, 1)?;
         at_least("level_base_bytes", self.level_base_bytes, 1)?;
         at_least("level_multiplier", self.level_multiplier, 2)?;
+        for (what, interval) in
+            [("sync_interval", self.sync_interval), ("scrub_interval", self.scrub_interval)]
+        {
+            if interval.is_some_and(|interval| interval.is_zero()) {
+                return Err(Error::invalid(format!("{what} must be more than 0; None turns it off")));
+            }
+        }
         if self.segment_bytes_max > 1 << 31 {
             return Err(Error::invalid("segment_bytes_max must be at most 2 GiB"));
         }

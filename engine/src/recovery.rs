@@ -2,8 +2,8 @@
 //!
 //! Recovery restores a prefix of the history, whole batches only, that contains every synced write. What it replays
 //! from the log may be in the page cache only, so it is made durable before anything new is accepted: written to
-//! tables, recorded in one edit that also retires the old segments. A crash anywhere in between finds the same log again.
-//! Nothing is deleted before that edit is durable.
+//! tables, recorded in one edit that also retires the old segments. A crash anywhere in between finds the same log
+//! again. Nothing is deleted before that edit is durable.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -16,24 +16,20 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use terrace_io::{Bug, Error, FileSystem, Medium, Result};
 use terrace_sstable::{
-    BlockCache, Cause, PointReads, SEQUENCE_MAX, Table, TableContext, TableMeta, parse_table_file_name,
-    table_file_name,
+    BlockCache, Cause, PointReads, Table, TableContext, TableMeta, parse_table_file_name, table_file_name,
 };
-use terrace_wal::{
-    LogReader, Position, Record, RecordKind, parse_segment_file_name, segment_file_name,
-    segment_holds_records,
-};
+use terrace_wal::{LogReader, Position, Record, RecordKind, parse_segment_file_name, segment_file_name};
 
-use crate::batch::{Operation, Operations};
-use crate::catalog::{Catalog, CatalogKeyspace, Change, DEFAULT_KEYSPACE, TABLE_NUMBER_MAX};
+use crate::batch::{Operation, Operations, collect_batch};
+use crate::catalog::{Catalog, CatalogKeyspace, Change, DEFAULT_KEYSPACE, NEXT_TABLE_MAX};
 use crate::commit::Committer;
-use crate::core::{Core, Keyspaces, memtable_bytes};
+use crate::core::{Core, Keyspaces};
 use crate::counters::Counters;
 use crate::flush::write_memtables;
 use crate::keyspace::KeyspaceInner;
 use crate::log::Log;
 use crate::log_keeper::{self, LogKeeper};
-use crate::manifest::{MANIFEST, MANIFEST_TEMPORARY, Manifest};
+use crate::manifest::{MANIFEST, MANIFEST_TEMPORARY, Manifest, is_temporary, unknown_segments};
 use crate::options::Options;
 use crate::poison::Poison;
 use crate::scrub;
@@ -170,6 +166,11 @@ fn check_options(dir: &Path, catalog: &Catalog, options: &Options) -> Result<()>
     if catalog.keyspaces.get(&0).is_none_or(|keyspace| keyspace.name != DEFAULT_KEYSPACE) {
         return Err(Error::corruption(dir.join(MANIFEST), 0, "the default keyspace is missing"));
     }
+    if catalog.next_table > NEXT_TABLE_MAX {
+        let what =
+            format!("the next table's number is {}, but no database comes that far", catalog.next_table);
+        return Err(Error::corruption(dir.join(MANIFEST), 0, what));
+    }
     match options.max_value_bytes {
         Some(wanted) if wanted < catalog.max_value_bytes => Err(Error::invalid(format!(
             "the database was created with max_value_bytes = {}; it cannot be opened with {wanted}",
@@ -212,16 +213,16 @@ fn build_core(
     }
     let open_keyspace = |(&id, known): (&u32, &CatalogKeyspace)| {
         let version = Version::from_levels(&known.levels, |meta| Table::new(tables.clone(), meta.clone()));
-        let state = State::new(version, memtable_bytes(options));
+        let state = State::new(version, options.one_memtable_bytes());
         let inner = KeyspaceInner::new(id, known.name.clone(), known.options.clone(), instance, state);
         (id, Arc::new(inner))
     };
     let keyspaces: Keyspaces = catalog.keyspaces.iter().map(open_keyspace).collect();
     // Leftovers, also half-written ones, are only removed once recovery has succeeded: it must not meet them.
     let number = |name: &String| parse_table_file_name(name.strip_suffix(".tmp").unwrap_or(name));
-    // A file whose number no table has is nobody's, and is removed with the others.
+    // A file with a number that no table can have come to is nobody's, and is removed with the others.
     let on_disk =
-        names.iter().filter_map(number).filter(|number| *number <= TABLE_NUMBER_MAX).max().unwrap_or(0);
+        names.iter().filter_map(number).filter(|number| *number < NEXT_TABLE_MAX).max().unwrap_or(0);
     let next_table = catalog.next_table.max(on_disk.saturating_add(1));
     let (database_id, last_sequence) = (catalog.database_id, catalog.last_sequence);
     let max_value_bytes = options.max_value_bytes.unwrap_or(0).max(catalog.max_value_bytes);
@@ -265,7 +266,12 @@ fn build_core(
 /// Brings back what the log holds beyond the tables.
 fn replay(core: &Core, names: &[String]) -> Result<()> {
     let catalog = core.manifest.lock().catalog().clone();
-    refuse_unknown_segments(core, &catalog, names)?;
+    if let Some(number) = unknown_segments(&*core.fs, &core.dir, &catalog, names)?.first() {
+        let what = format!(
+            "the manifest does not know log segment {number}, which holds records: it has lost its end"
+        );
+        return Err(Error::corruption(core.dir.join(MANIFEST), 0, what));
+    }
     if catalog.segments.is_empty() {
         return Ok(());
     }
@@ -317,13 +323,7 @@ impl Replay<'_> {
         if first != self.last_sequence.map_or(self.catalog.log_first_sequence, |last| last + 1) {
             return Ok(false);
         }
-        if first > SEQUENCE_MAX - u64::from(u32::MAX) {
-            return Err(damaged("the sequence number of a batch is out of range"));
-        }
-        let operations: Vec<Operation<'_>> = operations.collect::<Result<_, _>>().map_err(damaged)?;
-        if operations.len() != count as usize {
-            return Err(damaged("a batch has more or fewer operations than it says"));
-        }
+        let operations = collect_batch(first, count, operations).map_err(damaged)?;
         if operations.iter().any(|operation| operation.keyspace_id >= self.catalog.next_keyspace) {
             return Err(damaged("a batch writes to a keyspace that the manifest does not know"));
         }
@@ -344,6 +344,7 @@ impl Replay<'_> {
         }
         let memtable = keyspace.peek().memtable.clone();
         memtable.insert(operation.pair, operation.key_len, sequence, operation.kind, segment);
+        // As much as a flush writes, in one memtable: nobody waits for an insert here.
         if memtable.heap_bytes() >= self.core.options.memtable_bytes {
             self.write_tables(keyspace)?;
         }
@@ -358,8 +359,10 @@ impl Replay<'_> {
         }
         let tables = write_memtables(self.core, keyspace, &[memtable], Cause::Recovery, &|| false)?;
         self.tables.entry(keyspace.id).or_default().extend(tables);
-        keyspace
-            .replace(|state| (State::new(Version::clone(&state.version), self.core.memtable_bytes()), ()));
+        keyspace.replace(|state| {
+            let bytes = self.core.options.one_memtable_bytes();
+            (State::new(Version::clone(&state.version), bytes), ())
+        });
         Ok(())
     }
 
@@ -399,31 +402,15 @@ impl Replay<'_> {
 
         for (id, metas) in std::mem::take(&mut self.tables) {
             let added = metas.into_iter().map(|meta| (0, Table::new(core.tables.clone(), meta))).collect();
-            keyspaces[&id]
-                .replace(|state| (State::new(state.version.with(&[], added), core.memtable_bytes()), ()));
+            keyspaces[&id].replace(|state| {
+                (State::new(state.version.with(&[], added), core.options.one_memtable_bytes()), ())
+            });
         }
         core.visible.store(last_sequence, Ordering::Release);
         core.committer.writer.lock().last_sequence = last_sequence;
         tracing::info!(last_sequence, %end, "the log was replayed");
         Ok(())
     }
-}
-
-/// A segment that the manifest does not know is a leftover of one that was being made, unless it holds records: then
-/// the manifest has lost its end.
-fn refuse_unknown_segments(core: &Core, catalog: &Catalog, names: &[String]) -> Result<()> {
-    for name in names {
-        let unknown = parse_segment_file_name(name).filter(|&number| number > catalog.last_segment);
-        if let Some(number) = unknown
-            && segment_holds_records(&*core.fs, &core.dir, catalog.database_id, number)?
-        {
-            let what = format!(
-                "the manifest does not know log segment {number}, which holds records: it has lost its end"
-            );
-            return Err(Error::corruption(core.dir.join(MANIFEST), 0, what));
-        }
-    }
-    Ok(())
 }
 
 /// Removes the files that the manifest does not name, best effort.
@@ -436,8 +423,7 @@ fn remove_leftovers(core: &Core, names: &[String]) {
         } else if let Some(number) = parse_segment_file_name(name) {
             !catalog.segments.contains_key(&number)
         } else {
-            name == MANIFEST_TEMPORARY
-                || name.strip_suffix(".tmp").is_some_and(|table| parse_table_file_name(table).is_some())
+            is_temporary(name)
         };
         if !leftover {
             continue;

@@ -10,7 +10,7 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -29,6 +29,9 @@ const READ_BYTES_MAX: u64 = 1 << 20;
 /// The longest where the rate is low.
 const READ_BYTES_MIN: u64 = 64 << 10;
 
+/// Time that slow reads have taken is made up for by faster ones up to this.
+const CREDIT_MAX: Duration = Duration::from_secs(1);
+
 /// How a scrub reads. See [`crate::Db::scrub`].
 #[derive(Debug, Clone)]
 pub struct ScrubOptions {
@@ -41,8 +44,8 @@ impl ScrubOptions {
         ScrubOptions { bytes_per_second: None }
     }
 
-    /// Bytes to read in a second, at most (default: as [`crate::Options::scrub_bytes_per_second`] says). 0 for as many as
-    /// the device gives.
+    /// Bytes to read in a second, at most (default: as [`crate::Options::scrub_bytes_per_second`] says). 0 for as many
+    /// as the device gives.
     pub fn bytes_per_second(mut self, bytes: u64) -> Self {
         self.bytes_per_second = Some(bytes);
         self
@@ -104,9 +107,16 @@ impl Scrubber {
 
     /// Waits. Says no if the database is being closed.
     pub fn wait(&self, time: Duration) -> bool {
-        let until = Instant::now() + time;
+        let until = Instant::now().checked_add(time);
         let mut stopping = self.stopping.lock();
-        while !*stopping && !self.stopped.wait_until(&mut stopping, until).timed_out() {}
+        while !*stopping {
+            match until {
+                Some(until) if self.stopped.wait_until(&mut stopping, until).timed_out() => break,
+                Some(_) => {}
+                // Longer than the clock counts.
+                None => self.stopped.wait(&mut stopping),
+            }
+        }
         !*stopping
     }
 }
@@ -115,7 +125,7 @@ impl Core {
     /// See [`crate::Db::scrub`].
     pub fn scrub(&self, options: &ScrubOptions) -> Result<ScrubReport> {
         let rate = options.bytes_per_second.unwrap_or(self.options.scrub_bytes_per_second);
-        let pace = Arc::new(Pace { rate, begun: Instant::now(), bytes: AtomicU64::new(0) });
+        let pace = Arc::new(Pace { rate, begun: Instant::now(), due: Mutex::default() });
         let mut tables: Vec<(Arc<KeyspaceInner>, TableMeta)> = Vec::new();
         for keyspace in self.keyspaces.load().values() {
             let version = keyspace.peek().version.clone();
@@ -140,7 +150,9 @@ impl Core {
         let (table, findings) = match self.fs.open(&path, OpenMode::Read) {
             Ok(inner) => {
                 let (subject, pace, scrubber) = (subject.clone(), pace.clone(), self.scrubber.clone());
-                let table = verify_file(Arc::new(PacedFile { inner, subject, pace, scrubber }), &path);
+                let given_up = AtomicBool::new(false);
+                let file = Arc::new(PacedFile { inner, subject, pace, scrubber, given_up });
+                let table = verify_file(file, &path);
                 let findings = table_findings(&table, Some(meta));
                 (Some(table), findings)
             }
@@ -221,7 +233,8 @@ struct Pace {
     /// Bytes in a second; 0 for no limit.
     rate: u64,
     begun: Instant,
-    bytes: AtomicU64,
+    /// When the next read may begin, counted from `begun`.
+    due: Mutex<Duration>,
 }
 
 impl Pace {
@@ -231,13 +244,16 @@ impl Pace {
         step.clamp(READ_BYTES_MIN, READ_BYTES_MAX) as usize
     }
 
-    /// Counts bytes that were read, and says how long to wait now.
+    /// Counts bytes that are about to be read, and says how long to wait before.
     fn charge(&self, bytes: usize) -> Duration {
-        let total = self.bytes.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
         if self.rate == 0 {
             return Duration::ZERO;
         }
-        Duration::from_secs_f64(total as f64 / self.rate as f64).saturating_sub(self.begun.elapsed())
+        let elapsed = self.begun.elapsed();
+        let mut due = self.due.lock();
+        let cost = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
+        *due = (*due).max(elapsed.saturating_sub(CREDIT_MAX)) + cost;
+        due.saturating_sub(elapsed)
     }
 }
 
@@ -248,10 +264,13 @@ struct PacedFile {
     subject: Subject,
     pace: Arc<Pace>,
     scrubber: Arc<Scrubber>,
+    /// Once the table or the database has gone: whoever reads on is refused at once.
+    given_up: AtomicBool,
 }
 
 impl PacedFile {
-    fn given_up(&self) -> Error {
+    fn give_up(&self) -> Error {
+        self.given_up.store(true, Ordering::Relaxed);
         Error::io(self.inner.path(), Operation::Read, ErrorKind::Interrupted.into())
     }
 }
@@ -266,6 +285,9 @@ impl File for PacedFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        if self.given_up.load(Ordering::Relaxed) {
+            return Err(self.give_up());
+        }
         let len = buf.len().min(self.pace.step());
         let mut left = self.pace.charge(len);
         while self.scrubber.wait(left.min(LOOK_INTERVAL)) && self.subject.is_live() {
@@ -274,7 +296,7 @@ impl File for PacedFile {
                 return self.inner.read_past_cache_at(&mut buf[..len], offset);
             }
         }
-        Err(self.given_up())
+        Err(self.give_up())
     }
 
     fn read_past_cache_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {

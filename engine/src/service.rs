@@ -47,9 +47,7 @@ impl Service {
             dispose(&*self.fs, remains);
         }
     }
-}
 
-impl Service {
     /// Waits until everything that was queued before is done.
     pub fn finish_queued(&self) {
         let (done, wait) = crossbeam_channel::bounded(1);
@@ -88,7 +86,7 @@ pub(crate) fn run(core: &Core, tasks: &Receiver<Task>) {
     let mut memtables: Vec<Arc<Memtable>> = Vec::new();
     loop {
         // Those that somebody still reads wait for another time.
-        memtables = memtables.into_iter().filter_map(|memtable| Arc::try_unwrap(memtable).err()).collect();
+        memtables.retain(|memtable| Arc::strong_count(memtable) > 1);
         let task = match memtables.is_empty() {
             true => tasks.recv().map_err(RecvTimeoutError::from),
             false => tasks.recv_timeout(MEMTABLE_INTERVAL),

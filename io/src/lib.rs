@@ -35,6 +35,7 @@ pub use fs::{
 pub use log_file::LogFile;
 pub use memory::{CrashPolicy, MemoryFileSystem};
 pub use os::OsFileSystem;
+// Hidden: for the tests of the tests. Every crate above asks it, so that it cannot be private.
 #[doc(hidden)]
 pub use planted::Bug;
 pub use region::Region;

@@ -1,7 +1,8 @@
-//! Bugs that can be planted, to see that the tests find them. What a test has never been seen to catch, it may not catch.
+//! Bugs that can be planted, to see that the tests find them. What a test has never been seen to catch, it may not
+//! catch.
 //!
-//! Without the feature `planted-bugs` none of them exists: [`Bug::is_planted`] is a constant then, and the compiler leaves
-//! nothing of the places that ask. With it, the variable `TERRACE_PLANTED_BUG` names the one that is planted.
+//! Without the feature `planted-bugs` none of them exists: [`Bug::is_planted`] is a constant then, and the compiler
+//! leaves nothing of the places that ask. With it, the variable `TERRACE_PLANTED_BUG` names the one that is planted.
 //! `tests/planted.rs` plants each in turn and says which test caught it.
 
 /// A mistake that a storage engine can make.

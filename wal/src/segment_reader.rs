@@ -66,8 +66,8 @@ impl SegmentReader {
         })
     }
 
-    /// Opens what is left of a segment, for salvage: a file that was cut is read as far as it goes, and one whose header
-    /// cannot be read is taken for `otherwise`. Says what was wrong.
+    /// Opens what is left of a segment, for salvage: a file that was cut is read as far as it goes, and one whose
+    /// header cannot be read is taken for `otherwise`. Says what was wrong.
     ///
     /// # Errors
     ///
@@ -222,7 +222,8 @@ impl SegmentReader {
         Ok(highest)
     }
 
-    /// The end of the last byte from `offset` on that is not zero; `offset` if there is none. Corruption if the file ends before `offset`.
+    /// The end of the last byte from `offset` on that is not zero; `offset` if there is none. Corruption if the file
+    /// ends before `offset`.
     pub(crate) fn last_nonzero_end(&mut self, offset: u64) -> Result<u64> {
         if offset < HEADER_BYTES || offset > self.limit {
             let what = format!("the file was cut: records should go on at offset {offset}");

@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use terrace_io::{Error, FileSystem, Result};
-use terrace_sstable::SEQUENCE_MAX;
 use terrace_wal::{Position, Record, RecordKind, SegmentHeader, SegmentReader};
 
 use super::survey::Survey;
-use crate::batch::{Operation, Operations};
+use crate::batch::{Operation, Operations, collect_batch};
 
 /// A batch that was read.
 pub(super) struct Batch<'a> {
@@ -178,12 +177,5 @@ fn decode(record: &Record) -> std::result::Result<(u64, Vec<Operation<'_>>), &'s
         return Err("a log record is not a batch");
     }
     let (first, count, operations) = Operations::from_payload(&record.payload)?;
-    if first > SEQUENCE_MAX - u64::from(u32::MAX) {
-        return Err("the sequence number of a batch is out of range");
-    }
-    let operations: Vec<Operation<'_>> = operations.collect::<std::result::Result<_, _>>()?;
-    match operations.len() == count as usize {
-        true => Ok((first, operations)),
-        false => Err("a batch has more or fewer operations than it says"),
-    }
+    Ok((first, collect_batch(first, count, operations)?))
 }

@@ -1,7 +1,7 @@
 //! What to do about damage: [`verify`] says what is wrong with a database, [`salvage`] saves what can be read of it.
 //!
-//! Both take the directory as it is: they lock it against writers, open its files for reading only and change nothing in
-//! it. Both read by `pread`, so that a bad place on a device is an error and not a signal, and both go on past
+//! Both take the directory as it is: they lock it against writers, open its files for reading only and change nothing
+//! in it. Both read by `pread`, so that a bad place on a device is an error and not a signal, and both go on past
 //! damage. `survey.rs` reads the manifest and `log_walk.rs` the log for the two of them, as far as they can be read.
 //!
 //! For a database that is open there is [`crate::Db::scrub`].

@@ -1,17 +1,18 @@
 //! Saving what can be read of a damaged database into a new one.
 //!
-//! Everything that counts is read once, merged by keyspace with the newest version of a key first, and written to tables
-//! at the bottom of a new tree; the manifest comes last, so that an interrupted salvage leaves nothing that opens.
+//! Everything that counts is read once, merged by keyspace with the newest version of a key first, and written to
+//! tables at the bottom of a new tree; the manifest comes last, so that an interrupted salvage leaves nothing that
+//! opens.
 //!
 //! What counts depends on the manifest. If it can be believed, its tables do, and the part of the log that was not
-//! flushed, up to the first place where records are missing: that is what recovery would read. If it cannot, every table
-//! counts that it is not known to have removed, and of the log the last row of segments without a missing number.
-//! Deleted keys and old values may come back then, from tables that were obsolete. The log is right also in part: it holds the end of
-//! the history, so whatever happened to a key after a record in it is in it too.
+//! flushed, up to the first place where records are missing: that is what recovery would read. If it cannot, every
+//! table counts that it is not known to have removed, and of the log the last row of segments without a missing number.
+//! Deleted keys and old values may come back then, from tables that were obsolete. The log is right also in part: it
+//! holds the end of the history, so whatever happened to a key after a record in it is in it too.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -39,6 +40,7 @@ const MEMTABLE_BYTES: u64 = 64 << 20;
 
 /// Makes a new database in `to`, which must be missing or empty, of everything that can still be read in `from`: the
 /// newest readable version of each key, in the keyspaces it had with the options they had, as far as these are known.
+/// What was flushed to a table that cannot be read is not looked for in the log, although it may still be there.
 ///
 /// `from` is locked against writers and never changed. Memory is needed for a few windows and blocks and for 64 MiB of
 /// log for each keyspace, however large the database is. (A dry run holds all keys of the log in memory.)
@@ -72,7 +74,7 @@ pub fn salvage(
     options: &SalvageOptions,
 ) -> Result<SalvageReport> {
     let (fs, from, to) = (options.file_system.clone(), from.as_ref(), to.as_ref());
-    drop(Survey::new(&*fs, from)?);
+    drop(Survey::list(&*fs, from)?);
     check_target(&*fs, from, to)?;
     let _lock = fs.lock_dir_shared(from)?;
     let survey = Survey::new(&*fs, from)?;
@@ -101,7 +103,6 @@ pub fn salvage(
 
 /// Refuses a place for the new database that is not empty, or in the old one.
 fn check_target(fs: &dyn FileSystem, from: &Path, to: &Path) -> Result<()> {
-    let full = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     if full(to).starts_with(full(from)) {
         let (to, from) = (to.display(), from.display());
         return Err(Error::invalid(format!("{to} lies in {from}, which must not be changed")));
@@ -114,6 +115,18 @@ fn check_target(fs: &dyn FileSystem, from: &Path, to: &Path) -> Result<()> {
         Some(name) => Err(Error::invalid(format!("{} is not empty: it holds {name:?}", to.display()))),
         None => Ok(()),
     }
+}
+
+/// A path from the root, without `.` and `..`. Links are not followed.
+fn full(path: &Path) -> PathBuf {
+    let mut full = PathBuf::new();
+    for component in std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).components() {
+        match component {
+            Component::ParentDir => drop(full.pop()),
+            component => full.push(component),
+        }
+    }
+    full
 }
 
 /// Log segments: numbers and, where known, lengths.
@@ -137,6 +150,7 @@ struct Plan {
 
 struct PlannedKeyspace {
     name: String,
+    is_name_known: bool,
     options: KeyspaceOptions,
     /// The log's operations up to it are in tables.
     flushed_through: u64,
@@ -165,7 +179,13 @@ impl PlannedKeyspace {
             keys_kept: 0,
         };
         let (tables, log) = (Vec::new(), LogPart::default());
-        PlannedKeyspace { name, options, flushed_through, tables, log, report }
+        PlannedKeyspace { name, is_name_known: true, options, flushed_through, tables, log, report }
+    }
+
+    /// One of which only the id is known.
+    fn nameless(id: u32) -> PlannedKeyspace {
+        let keyspace = PlannedKeyspace::new(format!("recovered-{id}"), KeyspaceOptions::new(), 0);
+        PlannedKeyspace { is_name_known: false, ..keyspace }
     }
 }
 
@@ -421,9 +441,7 @@ impl Plan {
                 if dropped.contains(&id) || is_intact && !keyspaces.contains_key(&id) {
                     continue;
                 }
-                let keyspace = keyspaces
-                    .entry(id)
-                    .or_insert_with(|| PlannedKeyspace::new(placeholder(id), KeyspaceOptions::new(), 0));
+                let keyspace = keyspaces.entry(id).or_insert_with(|| PlannedKeyspace::nameless(id));
                 if sequence <= keyspace.flushed_through {
                     continue;
                 }
@@ -447,7 +465,7 @@ impl Plan {
             Ok(())
         });
         for (id, keyspace) in &keyspaces {
-            if keyspace.name == placeholder(*id) {
+            if !keyspace.is_name_known {
                 let what =
                     format!("the name of keyspace {id} is not known; it is called {:?}", keyspace.name);
                 let advice = "move its entries to where they belong, unless the keyspace was dropped";
@@ -621,11 +639,6 @@ fn doubt(fs: &dyn FileSystem, survey: &Survey, manifest: &ReadManifest) -> Resul
     })
 }
 
-/// The name of a keyspace of which only the id is known.
-fn placeholder(id: u32) -> String {
-    format!("recovered-{id}")
-}
-
 /// Puts what became of a keyspace's tables into the reports.
 fn report_merged(merged: Merged, keyspace: &mut PlannedKeyspace, report: &mut SalvageReport) {
     keyspace.report.keys_kept = merged.kept;
@@ -653,6 +666,11 @@ fn report_merged(merged: Merged, keyspace: &mut PlannedKeyspace, report: &mut Sa
         let entries = (lost.len() == 1).then_some(missing);
         // Fences that were damaged can give a place twice, and nothing is lost by that.
         let is_lost = missing > 0;
+        if is_lost && lost.is_empty() {
+            let what = "entries are missing, and where is not known".to_owned();
+            let range = (smallest.clone(), largest.clone());
+            report.lost.push(entry(None, range.0, range.1, Some(missing), what));
+        }
         for part in lost.into_iter().filter(|_| is_lost) {
             let (from, to) = (part.keys_from.or(smallest.clone()), part.keys_to.or(largest.clone()));
             report.lost.push(entry(Some(part.bytes), from, to, entries, part.what));

@@ -24,7 +24,8 @@ impl SalvageOptions {
         SalvageOptions { dry_run: false, past_gaps: false, all_tables: false, file_system }
     }
 
-    /// Whether only to say what would be saved and what is lost: everything is read and nothing is written (default: no).
+    /// Whether only to say what would be saved and what is lost: everything is read and nothing is written (default:
+    /// no).
     pub fn dry_run(mut self, dry_run: bool) -> Self {
         self.dry_run = dry_run;
         self

@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 
 use terrace_io::{Error, FileSystem, Result};
 use terrace_sstable::{parse_table_file_name, table_file_name};
-use terrace_wal::{
-    RecordKind, SegmentReader, parse_segment_file_name, segment_file_name, segment_holds_records,
-};
+use terrace_wal::{RecordKind, SegmentReader, parse_segment_file_name, segment_file_name};
 
 use crate::catalog::{Catalog, Change};
-use crate::manifest::{MANIFEST, MANIFEST_TEMPORARY, apply, decode_edit};
+use crate::manifest::{MANIFEST, apply, decode_edit, unknown_segments};
 
 /// A directory and its manifest.
 pub(super) struct Survey {
@@ -38,6 +36,13 @@ impl Survey {
     /// # Errors
     /// [`Error::NotADatabase`] if there is nothing of a database in it; errors of the file system.
     pub fn new(fs: &dyn FileSystem, dir: &Path) -> Result<Survey> {
+        let names = Survey::list(fs, dir)?;
+        let manifest = read_manifest(fs, &dir.join(MANIFEST))?;
+        Ok(Survey { dir: dir.to_owned(), names, manifest })
+    }
+
+    /// The names in a directory, sorted; [`Error::NotADatabase`] if there is nothing of a database in it.
+    pub fn list(fs: &dyn FileSystem, dir: &Path) -> Result<Vec<String>> {
         let not_a_database = |what: &str| Error::NotADatabase { path: dir.to_owned(), what: what.to_owned() };
         let mut names = match fs.read_dir(dir) {
             Err(error) if error.is_not_found() => return Err(not_a_database("there is no such directory")),
@@ -52,8 +57,7 @@ impl Survey {
         if !names.iter().any(is_data) {
             return Err(not_a_database("it holds neither a manifest nor tables nor log segments"));
         }
-        let manifest = read_manifest(fs, &dir.join(MANIFEST))?;
-        Ok(Survey { dir: dir.to_owned(), names, manifest })
+        Ok(names)
     }
 
     /// The numbers of the table files.
@@ -87,22 +91,29 @@ impl Survey {
 
     /// Segments behind the last that the catalog knows that hold records: the manifest has lost its end.
     pub fn unknown_segments(&self, fs: &dyn FileSystem, catalog: &Catalog) -> Result<Vec<u32>> {
-        let mut found = Vec::new();
-        for number in self.segment_numbers() {
-            if number > catalog.last_segment
-                && segment_holds_records(fs, &self.dir, catalog.database_id, number)?
-            {
-                found.push(number);
-            }
-        }
-        Ok(found)
+        unknown_segments(fs, &self.dir, catalog, &self.names)
     }
+}
 
-    /// Files that are half made, and so nothing but leftovers.
-    pub fn is_temporary(name: &str) -> bool {
-        name == MANIFEST_TEMPORARY
-            || name.strip_suffix(".tmp").is_some_and(|table| parse_table_file_name(table).is_some())
+/// The table that a change adds or removes, and whether it adds it.
+fn added_or_removed(change: &Change) -> Option<(u64, bool)> {
+    match change {
+        Change::TableAdded { meta, .. } => Some((meta.number, true)),
+        Change::TableRemoved { number, .. } => Some((*number, false)),
+        _ => None,
     }
+}
+
+/// What the first so many edits of a manifest, which are known to be good, add up to.
+fn catalog_of(fs: &dyn FileSystem, path: &Path, edits: u64) -> Result<Catalog> {
+    let (mut reader, _) = SegmentReader::open_damaged(fs, path, None)?;
+    let mut catalog = Catalog::default();
+    for _ in 0..edits {
+        let Some(record) = reader.next()? else { break };
+        let offset = u64::from(record.position.offset);
+        apply(&mut catalog, decode_edit(&record.payload, path, offset)?, path, offset)?;
+    }
+    Ok(catalog)
 }
 
 fn read_manifest(fs: &dyn FileSystem, path: &Path) -> Result<Option<ReadManifest>> {
@@ -127,18 +138,21 @@ fn read_manifest(fs: &dyn FileSystem, path: &Path) -> Result<Option<ReadManifest
         if record.kind != RecordKind::VersionEdit {
             break Err(Error::corruption(path, offset, "a manifest record is not a version edit"));
         }
-        // An edit that contradicts what came before is not half applied.
-        let mut catalog = read.catalog.clone();
-        if let Err(error) = apply(&mut catalog, &record.payload, path, offset) {
+        let edit = match decode_edit(&record.payload, path, offset) {
+            Ok(edit) => edit,
+            Err(error) => break Err(error),
+        };
+        let tables: Vec<(u64, bool)> = edit.iter().filter_map(added_or_removed).collect();
+        if let Err(error) = apply(&mut read.catalog, edit, path, offset) {
+            // An edit that contradicts what came before is not half applied.
+            read.catalog = catalog_of(fs, path, read.edits)?;
             break Err(error);
         }
-        read.catalog = catalog;
         read.edits += 1;
-        for change in decode_edit(&record.payload, path, offset)? {
-            match change {
-                Change::TableRemoved { number, .. } => drop(read.removed_tables.insert(number)),
-                Change::TableAdded { meta, .. } => drop(read.removed_tables.remove(&meta.number)),
-                _ => {}
+        for (number, is_added) in tables {
+            match is_added {
+                true => drop(read.removed_tables.remove(&number)),
+                false => drop(read.removed_tables.insert(number)),
             }
         }
     };

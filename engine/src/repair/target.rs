@@ -12,6 +12,7 @@ use terrace_sstable::{
 };
 
 use crate::KeyspaceOptions;
+use crate::manifest::{MANIFEST, MANIFEST_TEMPORARY};
 use crate::memtable::Memtable;
 use crate::recovery::random_id;
 
@@ -43,17 +44,21 @@ impl Target {
         self.next_number.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Removes all tables, best effort.
+    /// Removes what was written, best effort: the manifest first, so that what is left never opens.
     pub fn remove(&self) {
+        for name in [MANIFEST, MANIFEST_TEMPORARY] {
+            match self.fs.remove_file(&self.dir.join(name)) {
+                Err(error) if !error.is_not_found() => return,
+                _ => {}
+            }
+        }
         for number in 1..self.next_number.load(Ordering::Relaxed) {
             for name in [table_file_name(number), table_tmp_file_name(number)] {
                 let _ = self.fs.remove_file(&self.dir.join(name));
             }
         }
     }
-}
 
-impl Target {
     /// Writes what the log held so far of a keyspace to tables of their own, which go once they are merged.
     pub fn spill(&self, owner: Owner<'_>, memtable: &Arc<Memtable>) -> Result<Vec<TableMeta>> {
         let output = Output {

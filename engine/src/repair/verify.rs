@@ -14,9 +14,10 @@ use super::log_walk::{LogSource, Walk};
 use super::survey::{ReadManifest, Survey};
 use super::{Finding, RESTORE, REWRITE, Severity};
 use crate::catalog::Catalog;
-use crate::manifest::MANIFEST;
+use crate::manifest::{MANIFEST, is_temporary};
 
 const LEFTOVER: &str = "nothing: the next open removes it";
+const KEEP: &str = "keep it: it may hold what is missing elsewhere; `terrace salvage` can use it";
 const TORN: &str = "nothing: it was never said to be durable, and recovery ends the log there";
 const LOST_END: &str = "restore the manifest from a backup, or rebuild the database with `terrace salvage`";
 
@@ -91,12 +92,14 @@ impl VerifyReport {
 /// entries and the filter, the log, and whether they agree with each other. Goes on past damage and lists all of it.
 ///
 /// Files are opened for reading only, read by `pread` and dropped from the page cache behind; nothing is changed. The
-/// directory is locked meanwhile: others may verify it at the same time, but nobody can open it.
+/// directory is locked meanwhile: others may verify it at the same time, but nobody can open it. (A copy that has no
+/// file `LOCK` cannot be locked without changing it; nobody keeps others from opening that.)
 ///
 /// # Errors
 /// [`Error::Locked`](crate::Error::Locked) while the database is open: its files change under a reader's eyes. There is
-/// [`crate::Db::scrub`] for that. [`Error::NotADatabase`](crate::Error::NotADatabase) if there is no database, and errors of the file system where
-/// nothing can be verified. Damage is no error, it is in the report.
+/// [`crate::Db::scrub`] for that. [`Error::NotADatabase`](crate::Error::NotADatabase) if there is no database,
+/// [`Error::UnsupportedFormat`](crate::Error::UnsupportedFormat) if a newer version wrote its manifest, and errors of
+/// the file system where nothing can be verified. Damage is no error, it is in the report.
 ///
 /// ```
 /// # fn main() -> terrace::Result<()> {
@@ -114,7 +117,7 @@ impl VerifyReport {
 pub fn verify(path: impl AsRef<Path>, options: &VerifyOptions) -> Result<VerifyReport> {
     let (fs, dir) = (&*options.file_system, path.as_ref());
     // First, so that a directory that is none of ours is told as that.
-    drop(Survey::new(fs, dir)?);
+    drop(Survey::list(fs, dir)?);
     let _lock = fs.lock_dir_shared(dir)?;
     let survey = Survey::new(fs, dir)?;
     let mut report = VerifyReport::default();
@@ -127,8 +130,9 @@ pub fn verify(path: impl AsRef<Path>, options: &VerifyOptions) -> Result<VerifyR
             known.extend(keyspace.levels.iter().flatten().map(|meta| (meta.number, meta)));
         }
         check_log(fs, &survey, catalog, &mut report)?;
+        check_names(&survey, catalog, &survey.unknown_segments(fs, catalog)?, &mut report);
     }
-    check_names(&survey, catalog, &mut report);
+    check_other_names(&survey, &mut report);
     // Without a manifest that can be believed, every table may matter.
     let numbers: Vec<u64> =
         survey.table_numbers().filter(|number| catalog.is_none() || known.contains_key(number)).collect();
@@ -185,29 +189,36 @@ fn check_catalog(survey: &Survey, catalog: &Catalog, report: &mut VerifyReport) 
     }
 }
 
-/// Files that nobody names.
-fn check_names(survey: &Survey, catalog: Option<&Catalog>, report: &mut VerifyReport) {
+/// Tables and log segments that the manifest does not name. `unknown` are the segments that it should.
+fn check_names(survey: &Survey, catalog: &Catalog, unknown: &[u32], report: &mut VerifyReport) {
+    let mut note = |path, what: &str, advice| {
+        report.findings.push(Finding::new(Severity::Note, path, None, what, advice));
+    };
+    let mut named = catalog.keyspaces.values().flat_map(|keyspace| keyspace.levels.iter().flatten());
+    let is_whole = unknown.is_empty() && named.all(|meta| survey.has_table(meta.number));
+    for number in survey.table_numbers().filter(|&number| !catalog.holds_table(number)) {
+        let advice = if is_whole { LEFTOVER } else { KEEP };
+        note(survey.table_path(number), "a table that the manifest does not name", advice);
+    }
+    for number in survey.segment_numbers() {
+        if !catalog.segments.contains_key(&number) && !unknown.contains(&number) {
+            note(survey.segment_path(number), "a log segment that is retired", LEFTOVER);
+        }
+    }
+}
+
+/// Files that are not tables, log segments or what every database has.
+fn check_other_names(survey: &Survey, report: &mut VerifyReport) {
     for name in &survey.names {
-        let what = if Survey::is_temporary(name) {
-            "a file that was never finished"
-        } else if let Some(number) = parse_table_file_name(name) {
-            match catalog {
-                Some(catalog) if !catalog.holds_table(number) => "a table that the manifest does not name",
-                _ => continue,
-            }
-        } else if let Some(number) = parse_segment_file_name(name) {
-            match catalog {
-                Some(catalog) if !catalog.segments.contains_key(&number) => "a log segment that is retired",
-                _ => continue,
-            }
-        } else if ["LOCK", MANIFEST, "lost+found"].contains(&&**name) {
+        let is_data = parse_table_file_name(name).is_some() || parse_segment_file_name(name).is_some();
+        if is_data || ["LOCK", MANIFEST, "lost+found"].contains(&&**name) {
             continue;
-        } else {
-            let (what, advice) = ("a file that is not of the database", "nothing: it is left alone");
-            report.findings.push(Finding::new(Severity::Note, survey.dir.join(name), None, what, advice));
-            continue;
+        }
+        let (what, advice) = match is_temporary(name) {
+            true => ("a file that was never finished", LEFTOVER),
+            false => ("a file that is not of the database", "nothing: it is left alone"),
         };
-        report.findings.push(Finding::new(Severity::Note, survey.dir.join(name), None, what, LEFTOVER));
+        report.findings.push(Finding::new(Severity::Note, survey.dir.join(name), None, what, advice));
     }
 }
 

@@ -44,6 +44,8 @@ impl DirectFile {
         let skip = memory.as_ptr().align_offset(PAGE_BYTES);
         let pages = memory.get_mut(skip..skip.checked_add(len)?)?;
         match uninterrupted(|| file.read_at(pages, start)) {
+            // What is short of `offset` says nothing about it: `pread` will.
+            Ok(read) if read > 0 && read <= lead => None,
             Ok(read) => {
                 let got = read.saturating_sub(lead).min(wanted);
                 buf[..got].copy_from_slice(&pages[lead..lead + got]);

@@ -13,29 +13,11 @@ use crate::arguments::Verify;
 
 /// Checks each file. A file that cannot be opened does not keep the others from being checked.
 pub fn verify(arguments: &Verify) -> Result {
-    let mut out = tool::output();
     let (mut damaged, mut unopened) = (0, 0);
-    for file in &arguments.files {
-        let report = match check(file) {
-            Ok(report) => report,
-            Err(Failure::Error(message)) => {
-                unopened += 1;
-                out.flush()?;
-                tool::say("sst-dump", &message);
-                continue;
-            }
-            Err(other) => return Err(other),
-        };
-        damaged += u64::from(!report.is_ok());
-        if arguments.output.json() {
-            tool::write_json(&mut out, &object(file, &report), false)?;
-        } else {
-            write_text(&mut out, file, &report)?;
-        }
-    }
-    out.flush()?;
+    let printed = check_all(arguments, &mut damaged, &mut unopened);
+    // The verdict stands also if nobody reads to the end.
     match (damaged, unopened) {
-        (0, 0) => Ok(()),
+        (0, 0) => printed,
         (_, 0) => Err(Failure::Negative(match arguments.files.len() {
             1 => "the file is damaged".to_owned(),
             files => format!("{damaged} of {files} files are damaged"),
@@ -49,6 +31,30 @@ pub fn verify(arguments: &Verify) -> Result {
             arguments.files.len()
         ))),
     }
+}
+
+/// Checks and prints each file, and counts those that are damaged and those that cannot be opened.
+fn check_all(arguments: &Verify, damaged: &mut u64, unopened: &mut u64) -> Result {
+    let mut out = tool::output();
+    for file in &arguments.files {
+        let report = match check(file) {
+            Ok(report) => report,
+            Err(Failure::Error(message)) => {
+                *unopened += 1;
+                out.flush()?;
+                tool::say("sst-dump", &message);
+                continue;
+            }
+            Err(other) => return Err(other),
+        };
+        *damaged += u64::from(!report.is_ok());
+        if arguments.output.json() {
+            tool::write_json(&mut out, &object(file, &report), false)?;
+        } else {
+            write_text(&mut out, file, &report)?;
+        }
+    }
+    Ok(out.flush()?)
 }
 
 fn check(file: &Path) -> Result<VerifyReport> {

@@ -38,7 +38,7 @@ Exit code:
   0  everything was kept
   2  wrong usage
   3  the new database is complete as far as the old one can be read, but something was lost: the report says what
-  4  nothing was salvaged, and nothing is left in NEW";
+  4  nothing was salvaged; NEW holds at most a LOCK file";
 
 /// Reads and writes a Terrace database from the command line.
 #[derive(Debug, Parser)]
@@ -235,8 +235,8 @@ pub struct Verify {
     pub threads: Option<u16>,
 }
 
-/// Works without a manifest too: then the tables are found by their names and ordered by their sequence numbers, and keys
-/// that were deleted and values that were overwritten may come back.
+/// Works without a manifest too: then the tables are found by their names and ordered by their sequence numbers, and
+/// keys that were deleted and values that were overwritten may come back.
 #[derive(Debug, Args)]
 #[command(after_help = SALVAGE_CODES)]
 pub struct Salvage {

@@ -20,17 +20,22 @@ pub fn salvage(arguments: &Salvage) -> Result {
         .all_tables(arguments.all_tables);
     let report = terrace::salvage(&arguments.dir, &arguments.new, &options)
         .map_err(|error| Failure::Code(FAILED, format!("nothing was salvaged: {error}")))?;
-    let mut out = tool::output();
-    match arguments.format {
-        OutputFormat::Json => tool::write_json(&mut out, &as_json(&report), true)?,
-        OutputFormat::Text => write_text(&mut out, &report)?,
-    }
-    out.flush()?;
+    let printed = print(arguments.format, &report);
+    // It stands also if nobody reads to the end.
     if report.is_complete() {
-        return Ok(());
+        return printed;
     }
     let places = if report.lost.len() == 1 { "place" } else { "places" };
     Err(Failure::Code(LOSS, format!("something was lost, in {} {places}", report.lost.len())))
+}
+
+fn print(format: OutputFormat, report: &SalvageReport) -> Result {
+    let mut out = tool::output();
+    match format {
+        OutputFormat::Json => tool::write_json(&mut out, &as_json(report), true)?,
+        OutputFormat::Text => write_text(&mut out, report)?,
+    }
+    Ok(out.flush()?)
 }
 
 fn manifest(state: &ManifestState) -> String {

@@ -25,17 +25,22 @@ pub fn verify(arguments: &Verify) -> Result {
     };
     let report = terrace::verify(&arguments.dir, &options)
         .map_err(|error| Failure::Code(FAILED, format!("nothing was verified: {error}")))?;
-    let mut out = tool::output();
-    match arguments.format {
-        OutputFormat::Json => tool::write_json(&mut out, &as_json(&report), true)?,
-        OutputFormat::Text => write_text(&mut out, &report)?,
-    }
-    out.flush()?;
+    let printed = print(arguments.format, &report);
+    // It stands also if nobody reads to the end.
     match report.severity() {
         Some(Severity::Damage) => Err(Failure::Code(DAMAGE, "damaged, but nothing is lost".to_owned())),
         Some(Severity::Loss) => Err(Failure::Code(LOSS, "damaged, and something is lost".to_owned())),
-        _ => Ok(()),
+        _ => printed,
     }
+}
+
+fn print(format: OutputFormat, report: &VerifyReport) -> Result {
+    let mut out = tool::output();
+    match format {
+        OutputFormat::Json => tool::write_json(&mut out, &as_json(report), true)?,
+        OutputFormat::Text => write_text(&mut out, report)?,
+    }
+    Ok(out.flush()?)
 }
 
 fn write_text(out: &mut dyn Write, report: &VerifyReport) -> Result {
