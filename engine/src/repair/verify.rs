@@ -384,6 +384,24 @@ mod tests {
     use crate::catalog::{Change, encode};
     use crate::{KeyspaceOptions, Options};
 
+    /// While a table is missing, one that nobody names may be it.
+    #[test]
+    fn a_table_without_a_name_is_kept_while_another_is_missing() {
+        let memory = MemoryFileSystem::new();
+        let (fs, dir): (Arc<dyn FileSystem>, _) = (Arc::new(memory.clone()), Path::new("/db"));
+        let db = Options::new().file_system(fs.clone()).open(dir).unwrap();
+        db.put("key", "value").unwrap();
+        db.close().unwrap();
+        let names = memory.read_dir(dir).unwrap();
+        let table = names.iter().find(|name| parse_table_file_name(name).is_some()).unwrap();
+        let stray = dir.join(terrace_sstable::table_file_name(77));
+        memory.rename(&dir.join(table), &stray).unwrap();
+        let report = verify(dir, &VerifyOptions::new().file_system(fs)).unwrap();
+        let found = report.findings.iter().find(|finding| finding.file == stray).unwrap();
+        assert_eq!((found.severity, found.advice), (Severity::Note, KEEP));
+        assert_eq!(report.severity(), Some(Severity::Loss));
+    }
+
     /// A manifest whose edits contradict each other is found with the place of the edit that does.
     #[test]
     fn edits_that_contradict_each_other_are_found() {

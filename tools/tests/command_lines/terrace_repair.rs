@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use serde_json::Value;
 
@@ -88,6 +89,25 @@ fn verify_says_how_bad_it_is() {
     assert!(codes.iter().all(|code| matches!(code, 1 | 3)), "{codes:?}");
     std::fs::remove_file(place.path("db/MANIFEST")).unwrap();
     place.run("terrace", &["verify", "db"]).fails("terrace", 3, &["lost"]);
+}
+
+#[test]
+fn the_verdict_stands_if_nobody_reads_what_is_printed() {
+    let place = sample();
+    let table = table(&place);
+    flip(&table, 5000);
+    let table = table.to_str().unwrap();
+    for (tool, arguments, code) in [
+        ("terrace", &["verify", "db"][..], 3),
+        ("terrace", &["salvage", "db", "new"], 3),
+        ("sst-dump", &["verify", table], 1),
+    ] {
+        let mut command = place.command(tool);
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{tool} {arguments:?}");
+    }
 }
 
 #[test]
