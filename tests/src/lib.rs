@@ -3,7 +3,7 @@
 //!
 //! - [`model`]: a database as maps in memory, which the real one is compared with.
 //! - [`workload`]: keys, values, ranges and choices, all from one seed.
-//! - [`view`]: reads of a keyspace, now or through a snapshot, checked against a map of the model.
+//! - [`metamorphic`]: sequences of operations and sets of options as data, run, compared and shrunk.
 //! - [`oracle`]: a history of changes, and whether a recovered database holds a prefix of it.
 //! - [`sweep`]: runs very many small cases, or a sample of them.
 //! - [`samples`]: files that the engine wrote.
@@ -20,11 +20,11 @@
 pub mod exercise;
 pub mod forge;
 pub mod fuzz;
+pub mod metamorphic;
 pub mod model;
 pub mod oracle;
 pub mod samples;
 pub mod sweep;
-pub mod view;
 pub mod workload;
 
 use std::hash::{BuildHasher, Hasher, RandomState};

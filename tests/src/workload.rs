@@ -31,13 +31,38 @@ pub struct ValueLengths {
     pub large: (u32, Range<usize>),
 }
 
+/// A value as data: what it takes to make it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Value {
+    /// Its length in bytes.
+    pub len: usize,
+    /// What it begins with, as far as there is room: no two values of a generator have the same number.
+    pub number: u64,
+    /// What the rest is drawn from; none for one that compresses.
+    pub noise: Option<u64>,
+}
+
+impl Value {
+    /// The value.
+    pub fn bytes(&self) -> Bytes {
+        let mut value = vec![b'v'; self.len];
+        let number = self.number.to_be_bytes();
+        let shown = number.len().min(self.len);
+        value[..shown].copy_from_slice(&number[8 - shown..]);
+        if let Some(seed) = self.noise {
+            Xoshiro256PlusPlus::seed_from_u64(seed).fill_bytes(&mut value[shown..]);
+        }
+        value.into()
+    }
+}
+
 /// Makes random work.
 #[derive(Debug)]
 pub struct Generator {
     rng: Xoshiro256PlusPlus,
     keys: Vec<Bytes>,
     values: ValueLengths,
-    /// Values made so far. Each holds its number, if it is long enough, so that no two are equal.
+    /// Values made so far.
     made: u64,
 }
 
@@ -58,6 +83,16 @@ impl Generator {
             pool.push(key.into());
         }
         Generator { rng, keys: pool, values, made: 0 }
+    }
+
+    /// For choices alone: it has hardly a key, and empty values.
+    pub fn of_choices(seed: u64) -> Self {
+        Generator::new(
+            seed,
+            0,
+            0,
+            ValueLengths { usual: 0..1, paged_one_in: u32::MAX, large: (u32::MAX, 0..1) },
+        )
     }
 
     /// A number of a range.
@@ -111,6 +146,11 @@ impl Generator {
 
     /// A value unlike those before.
     pub fn value(&mut self) -> Bytes {
+        self.value_as_data().bytes()
+    }
+
+    /// A value unlike those before, not made yet.
+    pub fn value_as_data(&mut self) -> Value {
         self.made += 1;
         let (large_one_in, large) = self.values.large.clone();
         let len = if self.one_in(large_one_in) {
@@ -122,15 +162,9 @@ impl Generator {
         } else {
             self.rng.random_range(self.values.usual.clone())
         };
-        let mut value = vec![b'v'; len];
-        let number = self.made.to_be_bytes();
-        let shown = number.len().min(len);
-        value[..shown].copy_from_slice(&number[8 - shown..]);
-        if self.one_in(2) {
-            // Half of them do not compress.
-            self.rng.fill_bytes(&mut value[shown..]);
-        }
-        value.into()
+        // Half of them do not compress.
+        let noise = self.one_in(2).then(|| self.rng.next_u64());
+        Value { len, number: self.made, noise }
     }
 
     /// A batch across some keyspaces.
