@@ -26,9 +26,10 @@ use terrace_wal::{
 
 use crate::batch::{Operation, Operations};
 use crate::catalog::{Catalog, CatalogKeyspace, Change, DEFAULT_KEYSPACE, TABLE_NUMBER_MAX};
-use crate::commit::Committer;
+use crate::commit::{Committer, Writer};
 use crate::core::{Core, Keyspaces, memtable_bytes};
 use crate::counters::Counters;
+use crate::current::Visible;
 use crate::flush::write_memtables;
 use crate::keyspace::KeyspaceInner;
 use crate::log::Log;
@@ -239,8 +240,8 @@ fn build_core(
         poison,
         manifest,
         log,
-        committer: Committer::new(last_sequence),
-        visible: AtomicU64::new(last_sequence),
+        committer: Committer::new(Writer::new(last_sequence)),
+        visible: Visible::new(last_sequence),
         keyspaces: ArcSwap::from_pointee(keyspaces),
         snapshots: Snapshots::default(),
         tables,
@@ -368,8 +369,8 @@ impl Replay<'_> {
         let core = self.core;
         if Bug::ReplayedNotDurable.is_planted() && self.tables.is_empty() {
             let last_sequence = self.last_sequence.unwrap_or(0).max(self.catalog.last_sequence);
-            core.visible.store(last_sequence, Ordering::Release);
-            core.committer.writer.lock().last_sequence = last_sequence;
+            core.visible.publish(last_sequence);
+            core.committer.lock().last_sequence = last_sequence;
             return Ok(());
         }
         let keyspaces = core.keyspaces.load_full();
@@ -402,8 +403,8 @@ impl Replay<'_> {
             keyspaces[&id]
                 .replace(|state| (State::new(state.version.with(&[], added), core.memtable_bytes()), ()));
         }
-        core.visible.store(last_sequence, Ordering::Release);
-        core.committer.writer.lock().last_sequence = last_sequence;
+        core.visible.publish(last_sequence);
+        core.committer.lock().last_sequence = last_sequence;
         tracing::info!(last_sequence, %end, "the log was replayed");
         Ok(())
     }
