@@ -1,20 +1,19 @@
 //! Many threads at once. Goal: what holds for one thread holds for all: own writes are readable, counters never go
-//! back, batches are whole under every view, acknowledged writes are found again. Method: threads that write, read,
-//! take snapshots, iterate, compact, clear, create and drop at the same time, each checking its invariants all along;
-//! small memtables, so that flushes and compactions run all the time. `TERRACE_CASES` makes the runs longer.
+//! back, batches are whole under every view, what is kept stays what it was, acknowledged writes are found again.
+//! Method: threads that write, read, take snapshots, iterate, compact, scrub, clear, create and drop at the same time,
+//! each checking its invariants all along; small memtables, so that flushes and compactions run all the time, and
+//! tables are deleted.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use terrace::{Db, Durability, Error, Keyspace, KeyspaceOptions, Options, Snapshot, WriteBatch};
+use terrace::{
+    Db, Durability, Error, Keyspace, KeyspaceOptions, Options, ScrubOptions, Slice, Snapshot, WriteBatch,
+};
 use terrace_io::{CrashPolicy, FileSystem, MemoryFileSystem};
-
-/// How much longer than usual the tests run.
-fn cases() -> u64 {
-    std::env::var("TERRACE_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1)
-}
+use terrace_tests::{covered, rounds};
 
 fn small() -> Options {
     Options::new()
@@ -44,20 +43,40 @@ struct Stage {
     done: AtomicBool,
     /// What each counting thread has had acknowledged.
     counted: [AtomicU64; COUNTERS],
+    /// What each of the other threads has done, in turns.
+    turns: [AtomicU64; OTHERS.len()],
 }
+
+/// What a thread does until the counting threads are done, and its name in the figures.
+type Other = (&'static str, fn(&Stage, &AtomicU64));
+
+const OTHERS: [Other; 10] = [
+    ("batches", Stage::pair),
+    ("snapshots", Stage::look_at_pairs),
+    ("more snapshots", Stage::look_at_pairs),
+    ("looks at counters", Stage::look_at_counters),
+    ("iterations", Stage::iterate),
+    ("snapshots kept", Stage::keep),
+    ("flushes and compactions", Stage::compact),
+    ("scrubs", Stage::scrub),
+    ("clears", Stage::clear),
+    ("drops", Stage::come_and_go),
+];
 
 const COUNTERS: usize = 3;
 const PAIR_KEYS: u64 = 5;
 
 impl Stage {
-    fn running(&self) -> bool {
+    /// Whether to go on, for another of the turns that are counted.
+    fn running(&self, turns: &AtomicU64) -> bool {
+        turns.fetch_add(1, Ordering::Relaxed);
         !self.done.load(Ordering::Relaxed)
     }
 
     /// Counts up, and reads each of its writes at once.
-    fn count(&self, thread: usize, rounds: u64) {
+    fn count(&self, thread: usize, counts: u64) {
         let key = format!("counter {thread}");
-        for round in 1..=rounds {
+        for round in 1..=counts {
             let durability = if round % 50 == 0 { Durability::Sync } else { Durability::Buffered };
             self.db.put_with(&key, weighty(round), durability).unwrap();
             let found = self.db.get(&key).unwrap().expect("an own write is readable");
@@ -79,9 +98,9 @@ impl Stage {
     }
 
     /// Writes the same number to many keys of two keyspaces, over and over.
-    fn pair(&self) {
+    fn pair(&self, turns: &AtomicU64) {
         let mut round = 0;
-        while self.running() {
+        while self.running(turns) {
             round += 1;
             let mut batch = WriteBatch::new();
             for index in 0..PAIR_KEYS {
@@ -111,9 +130,9 @@ impl Stage {
         all.first().copied()
     }
 
-    fn look_at_pairs(&self) {
+    fn look_at_pairs(&self, turns: &AtomicU64) {
         let mut last = None;
-        while self.running() {
+        while self.running(turns) {
             let snapshot = self.db.snapshot().unwrap();
             let seen = self.pair_number(&snapshot);
             assert!(seen >= last, "later snapshots see more: {seen:?} after {last:?}");
@@ -128,9 +147,9 @@ impl Stage {
         }
     }
 
-    fn look_at_counters(&self) {
+    fn look_at_counters(&self, turns: &AtomicU64) {
         let mut last = [0; COUNTERS];
-        while self.running() {
+        while self.running(turns) {
             for (thread, last) in last.iter_mut().enumerate() {
                 let acknowledged = self.counted[thread].load(Ordering::Acquire);
                 let found = self.db.get(format!("counter {thread}")).unwrap();
@@ -141,9 +160,9 @@ impl Stage {
         }
     }
 
-    fn iterate(&self) {
+    fn iterate(&self, turns: &AtomicU64) {
         let mut backward = false;
-        while self.running() {
+        while self.running(turns) {
             backward = !backward;
             let mut before: Option<Vec<u8>> = None;
             let iter = self.db.iter().unwrap();
@@ -171,9 +190,46 @@ impl Stage {
         }
     }
 
-    fn compact(&self) {
+    /// Keeps a snapshot, an iterator and values while all that they lie in is flushed, compacted and deleted.
+    fn keep(&self, turns: &AtomicU64) {
+        while self.running(turns) {
+            let snapshot = self.db.snapshot().unwrap();
+            let mut iter = snapshot.iter(&self.db).unwrap();
+            let entries =
+                || -> Vec<(Slice, Slice)> { snapshot.iter(&self.db).unwrap().map(Result::unwrap).collect() };
+            let copy = |entries: &[(Slice, Slice)]| -> Vec<[Vec<u8>; 2]> {
+                entries.iter().map(|(key, value)| [key.to_vec(), value.to_vec()]).collect()
+            };
+            let kept = entries();
+            let before = copy(&kept);
+            let enough = self.db.metrics().flushes + 4;
+            while !self.done.load(Ordering::Relaxed) && self.db.metrics().flushes < enough {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert!(copy(&kept) == before, "values that are kept stay what they were");
+            assert!(copy(&entries()) == before, "a snapshot stands still");
+            // From both ends in turns.
+            let (mut front, mut back) = (Vec::new(), Vec::new());
+            while let Some(entry) = iter.next() {
+                front.push(entry.unwrap());
+                back.extend(iter.next_back().map(Result::unwrap));
+            }
+            front.extend(back.into_iter().rev());
+            assert!(copy(&front) == before, "an iterator stands still");
+        }
+    }
+
+    fn scrub(&self, turns: &AtomicU64) {
+        while self.running(turns) {
+            let report = self.db.scrub(&ScrubOptions::new().bytes_per_second(0)).unwrap();
+            assert!(report.is_ok(), "{:?}", report.findings);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn compact(&self, turns: &AtomicU64) {
         let mut turn = 0;
-        while self.running() {
+        while self.running(turns) {
             turn += 1;
             match turn % 4 {
                 0 => self.db.compact_range::<&str>(..).unwrap(),
@@ -187,16 +243,16 @@ impl Stage {
         }
     }
 
-    fn clear(&self) {
-        while self.running() {
+    fn clear(&self, turns: &AtomicU64) {
+        while self.running(turns) {
             self.scratch.clear().unwrap();
             std::thread::sleep(Duration::from_millis(2));
         }
     }
 
-    fn come_and_go(&self) {
+    fn come_and_go(&self, turns: &AtomicU64) {
         let mut round = 0;
-        while self.running() {
+        while self.running(turns) {
             round += 1;
             let name = format!("passing {}", round % 3);
             let passing = self.db.keyspace(&name).unwrap();
@@ -212,11 +268,14 @@ impl Stage {
     }
 }
 
-fn everything_at_once(path: &Path, options: &Options, rounds: u64) {
+/// Says how often each thread had its turn, added to `totals`.
+fn everything_at_once(path: &Path, options: &Options, counts: u64, totals: &mut [u64; OTHERS.len()]) {
     let db = options.clone().open(path).unwrap();
     let keyspace = |name: &str| db.keyspace(name).unwrap();
     let (left, right, scratch) = (keyspace("left"), keyspace("right"), keyspace("scratch"));
-    let stage = Stage { left, right, scratch, done: AtomicBool::new(false), counted: Default::default(), db };
+    let done = AtomicBool::new(false);
+    let stage =
+        Stage { left, right, scratch, done, counted: Default::default(), turns: Default::default(), db };
     // Threads that fail must not leave the others running.
     struct Finish<'a>(&'a AtomicBool);
     impl Drop for Finish<'_> {
@@ -226,32 +285,27 @@ fn everything_at_once(path: &Path, options: &Options, rounds: u64) {
     }
     std::thread::scope(|scope| {
         let stage = &stage;
-        let others: [fn(&Stage); 8] = [
-            Stage::pair,
-            Stage::look_at_pairs,
-            Stage::look_at_pairs,
-            Stage::look_at_counters,
-            Stage::iterate,
-            Stage::compact,
-            Stage::clear,
-            Stage::come_and_go,
-        ];
-        for other in others {
+        for ((_, other), turns) in OTHERS.into_iter().zip(&stage.turns) {
             scope.spawn(move || {
                 let _finish = Finish(&stage.done);
-                other(stage);
+                other(stage, turns);
             });
         }
         std::thread::scope(|counting| {
             let _finish = Finish(&stage.done);
             let counters: Vec<_> =
-                (0..COUNTERS).map(|thread| counting.spawn(move || stage.count(thread, rounds))).collect();
+                (0..COUNTERS).map(|thread| counting.spawn(move || stage.count(thread, counts))).collect();
             for counter in counters {
                 counter.join().unwrap();
             }
         });
     });
-    let Stage { db, left, right, scratch, .. } = stage;
+    let Stage { db, left, right, scratch, turns, .. } = stage;
+    for ((total, turns), (name, _)) in totals.iter_mut().zip(turns).zip(OTHERS) {
+        let turns = turns.into_inner();
+        assert!(turns > 0, "{name}: never had its turn");
+        *total += turns;
+    }
     let contents = |db: &Db| -> Vec<_> {
         db.iter()
             .unwrap()
@@ -261,7 +315,7 @@ fn everything_at_once(path: &Path, options: &Options, rounds: u64) {
     let before = contents(&db);
     for thread in 0..COUNTERS {
         let found = db.get(format!("counter {thread}")).unwrap().unwrap();
-        assert_eq!(number(&found), rounds);
+        assert_eq!(number(&found), counts);
     }
     assert_eq!(db.metrics().snapshots, 0);
     drop((left, right, scratch, db));
@@ -272,16 +326,30 @@ fn everything_at_once(path: &Path, options: &Options, rounds: u64) {
     db.close().unwrap();
 }
 
+fn say_totals(what: &str, totals: [u64; OTHERS.len()]) {
+    let totals: Vec<String> =
+        totals.into_iter().zip(OTHERS).map(|(total, (name, _))| format!("{total} {name}")).collect();
+    covered(what, totals.join(", "));
+}
+
 #[test]
 fn everything_at_once_on_disk() {
-    let home = tempfile::tempdir().unwrap();
-    everything_at_once(&home.path().join("db"), &small(), 1000 * cases());
+    let mut totals = Default::default();
+    for _ in rounds(1) {
+        let home = tempfile::tempdir().unwrap();
+        everything_at_once(&home.path().join("db"), &small(), 1000, &mut totals);
+    }
+    say_totals("everything at once, on disk", totals);
 }
 
 #[test]
 fn everything_at_once_in_memory() {
-    let fs = Arc::new(MemoryFileSystem::new());
-    everything_at_once(Path::new("/everything"), &small().file_system(fs), 3000 * cases());
+    let mut totals = Default::default();
+    for _ in rounds(1) {
+        let fs = Arc::new(MemoryFileSystem::new());
+        everything_at_once(Path::new("/everything"), &small().file_system(fs), 3000, &mut totals);
+    }
+    say_totals("everything at once, in memory", totals);
 }
 
 #[test]
@@ -308,12 +376,14 @@ fn writers_share_syncs() {
     let synced_writes = THREADS * 3 / 4 * WRITES;
     assert!(syncs < synced_writes, "{syncs} syncs for {synced_writes} synced writes");
     assert_eq!(db.iter().unwrap().count() as u64, THREADS * WRITES);
+    covered("writers share syncs", format_args!("{syncs} syncs for {synced_writes} synced writes"));
 }
 
 #[test]
 fn a_crash_among_writers_keeps_a_prefix_of_each() {
     const THREADS: usize = 6;
-    for case in 0..4 * cases() {
+    let mut crashes = 0;
+    for case in rounds(4) {
         let fs = MemoryFileSystem::new();
         let path = format!("/crash-{case}");
         let db = small().file_system(Arc::new(fs.clone())).open(&path).unwrap();
@@ -353,6 +423,7 @@ fn a_crash_among_writers_keeps_a_prefix_of_each() {
             }
             done.store(true, Ordering::Relaxed);
         });
+        crashes += clones.len();
         for (floors, policy, clone) in clones {
             let db = small().file_system(Arc::new(clone)).open(&path).unwrap();
             let other = db.keyspace("other").unwrap();
@@ -372,11 +443,13 @@ fn a_crash_among_writers_keeps_a_prefix_of_each() {
             }
         }
     }
+    covered("crashes among writers", format_args!("{crashes} crashes of {THREADS} writers"));
 }
 
 #[test]
 fn closing_among_writers_loses_nothing_acknowledged() {
-    for case in 0..5 * cases() {
+    let mut closed = 0;
+    for case in rounds(5) {
         let fs = Arc::new(MemoryFileSystem::new());
         let options = small().file_system(fs.clone());
         let path = format!("/closing-{case}");
@@ -409,13 +482,16 @@ fn closing_among_writers_loses_nothing_acknowledged() {
         for (thread, count) in acknowledged.into_iter().enumerate() {
             assert_eq!(db.prefix(format!("{thread} ")).unwrap().count() as u64, count, "thread {thread}");
         }
+        closed += 1;
     }
+    covered("closing among writers", format_args!("{closed} times of 4 writers"));
 }
 
 #[test]
 fn one_of_many_openers_wins() {
     let home = tempfile::tempdir().unwrap();
-    for round in 0..20 {
+    let mut opened = 0;
+    for round in rounds(20) {
         let path = home.path().join(format!("{}", round % 2));
         let outcomes: Vec<_> = std::thread::scope(|scope| {
             let openers: Vec<_> = (0..4).map(|_| scope.spawn(|| small().open(&path))).collect();
@@ -432,5 +508,7 @@ fn one_of_many_openers_wins() {
         assert_eq!(open.len(), 1);
         open[0].put("key", "value").unwrap();
         open[0].close().unwrap();
+        opened += 1;
     }
+    covered("one of many openers wins", format_args!("{opened} times of 4"));
 }

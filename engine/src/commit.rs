@@ -1,6 +1,6 @@
 //! The commit path: how a batch becomes part of the history.
 //!
-//! Writers queue; one of them, the leader, takes what has queued up and commits it as a group:
+//! Writers queue; one of them, the leader, takes what has queued up (`group_commit.rs`) and commits it as a group:
 //!
 //! 1. each batch gets the next sequence numbers and is encoded as one log record,
 //! 2. the group goes to the log with one `pwrite`,
@@ -18,22 +18,19 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parking_lot::Mutex;
 use terrace_io::{Bug, Error, Result};
 use terrace_sstable::SEQUENCE_MAX;
 use terrace_wal::Position;
 
 use crate::batch::{BATCH_HEADER_BYTES, Operations, encode_header};
 use crate::core::Core;
+use crate::group_commit::GroupCommit;
 use crate::keyspace::KeyspaceInner;
 use crate::log::Appender;
 use crate::log_keeper::LogTask;
 use crate::memtable::{Memtable, Sealed};
 use crate::options::Durability;
 use crate::version::State;
-
-/// A group is cut when it has this many bytes of operations, so that nobody waits long for others.
-const GROUP_BYTES_MAX: usize = 1 << 20;
 
 /// One batch on its way in.
 #[derive(Clone, Copy)]
@@ -46,17 +43,16 @@ pub(crate) struct Request<'a> {
     pub keyspaces: &'a [Arc<KeyspaceInner>],
 }
 
-/// A request that waits for a leader, with all it needs.
-struct Waiter {
+/// A request that owns what it needs while it waits for a leader.
+pub(crate) struct OwnedRequest {
     operations: Vec<u8>,
     count: u32,
     user_bytes: u64,
     keyspaces: Vec<Arc<KeyspaceInner>>,
-    outcome: Mutex<Option<Result<Position>>>,
 }
 
-impl Waiter {
-    fn request(&self) -> Request<'_> {
+impl OwnedRequest {
+    fn borrowed(&self) -> Request<'_> {
         Request {
             operations: &self.operations,
             count: self.count,
@@ -68,18 +64,7 @@ impl Waiter {
 }
 
 /// The queue and the one who writes.
-pub(crate) struct Committer {
-    queue: Mutex<Vec<Arc<Waiter>>>,
-    pub writer: Mutex<Writer>,
-}
-
-impl Committer {
-    /// Goes on behind `last_sequence`.
-    pub fn new(last_sequence: u64) -> Self {
-        let writer = Writer { last_sequence, ..Writer::default() };
-        Committer { queue: Mutex::default(), writer: Mutex::new(writer) }
-    }
-}
+pub(crate) type Committer = GroupCommit<Writer, OwnedRequest, Result<Position>>;
 
 /// What only the leader touches.
 #[derive(Default)]
@@ -89,6 +74,13 @@ pub(crate) struct Writer {
     pub last_sequence: u64,
     /// Set by close: nothing is written any more.
     pub closed: bool,
+}
+
+impl Writer {
+    /// Goes on behind `last_sequence`.
+    pub fn new(last_sequence: u64) -> Self {
+        Writer { last_sequence, ..Writer::default() }
+    }
 }
 
 impl Core {
@@ -107,7 +99,7 @@ impl Core {
             return Ok(());
         }
         self.wait_for_room(request.keyspaces, request.user_bytes)?;
-        let end = match self.committer.writer.try_lock() {
+        let end = match self.committer.try_lock() {
             Some(mut writer) => self.commit_one(&mut writer, request)?,
             None => self.commit_in_group(request)?,
         };
@@ -125,48 +117,22 @@ impl Core {
     }
 
     fn commit_in_group(&self, request: Request<'_>) -> Result<Position> {
-        let waiter = Arc::new(Waiter {
+        let owned = OwnedRequest {
             operations: request.operations.to_vec(),
             count: request.count,
             user_bytes: request.user_bytes,
             keyspaces: request.keyspaces.to_vec(),
-            outcome: Mutex::new(None),
-        });
-        self.committer.queue.lock().push(waiter.clone());
-        let mut writer = self.committer.writer.lock();
-        loop {
-            // Whoever led before may have committed this one too; otherwise it is still in the queue.
-            if let Some(outcome) = waiter.outcome.lock().take() {
-                return outcome;
-            }
-            let group = self.take_group();
-            self.commit_group(&mut writer, &group);
-        }
-    }
-
-    fn take_group(&self) -> Vec<Arc<Waiter>> {
-        let mut queue = self.committer.queue.lock();
-        let mut bytes = 0;
-        let fitting = queue.iter().take_while(|waiter| {
-            let first = bytes == 0;
-            bytes += waiter.operations.len();
-            first || bytes <= GROUP_BYTES_MAX
-        });
-        let count = fitting.count();
-        queue.drain(..count).collect()
+        };
+        self.committer.commit(owned, request.operations.len(), |writer, group| {
+            let requests: Vec<Request<'_>> = group.iter().map(|waiter| waiter.request.borrowed()).collect();
+            self.commit_requests(writer, &requests, |index, outcome| group[index].tell(outcome));
+        })
     }
 
     fn commit_one(&self, writer: &mut Writer, request: Request<'_>) -> Result<Position> {
         let mut outcome = Ok(Position::default());
         self.commit_requests(writer, &[request], |_, result| outcome = result);
         outcome
-    }
-
-    fn commit_group(&self, writer: &mut Writer, group: &[Arc<Waiter>]) {
-        let requests: Vec<Request<'_>> = group.iter().map(|waiter| waiter.request()).collect();
-        self.commit_requests(writer, &requests, |index, outcome| {
-            *group[index].outcome.lock() = Some(outcome);
-        });
     }
 
     /// Commits requests in order and tells what became of each.
@@ -256,7 +222,7 @@ impl Core {
             user_bytes += request.user_bytes;
         }
         writer.last_sequence = sequence;
-        self.visible.store(sequence, Ordering::Release);
+        self.visible.publish(sequence);
         self.counters.user_bytes_written.fetch_add(user_bytes, Ordering::Relaxed);
         for keyspace in requests.iter().flat_map(|request| request.keyspaces) {
             if keyspace.peek().memtable.heap_bytes() >= self.options.one_memtable_bytes() {

@@ -127,7 +127,7 @@ fn merge_tables(
         tables.iter().map(with_bytes).collect()
     });
     // Snapshots after what new readers see: one that comes between sees no less than this.
-    let visible = core.visible.load(Ordering::Acquire);
+    let visible = core.visible.get();
     let snapshots = core.snapshots.sequences();
     let elide_below = snapshots.first().copied().unwrap_or(u64::MAX).min(visible);
     let output = Output {

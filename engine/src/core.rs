@@ -1,6 +1,6 @@
 //! The heart of an open database: everything that handles and background threads share.
 //!
-//! Locks are taken in this order: the commit lock (`committer.writer`), log provision, manifest, a keyspace's
+//! Locks are taken in this order: the commit lock (`committer`), log provision, manifest, a keyspace's
 //! replacement, the log's sync state. The snapshots' lock comes before a keyspace's replacement. The work state's lock
 //! may be taken under the commit lock, and no other is taken while it is held. The scrubber's come last.
 
@@ -21,6 +21,7 @@ use crate::catalog::Change;
 use crate::commit::Committer;
 use crate::compact;
 use crate::counters::Counters;
+use crate::current::Visible;
 use crate::flush::MEMTABLES_PER_FLUSH;
 use crate::health::Health;
 use crate::keyspace::KeyspaceInner;
@@ -52,8 +53,7 @@ pub(crate) struct Core {
     pub manifest: Arc<Mutex<Manifest>>,
     pub log: Log,
     pub committer: Committer,
-    /// The last sequence number that readers see.
-    pub visible: AtomicU64,
+    pub visible: Visible,
     pub keyspaces: ArcSwap<Keyspaces>,
     pub snapshots: Snapshots,
     pub tables: Arc<TableContext>,
@@ -164,7 +164,7 @@ impl Core {
         self.poison.check()?;
         let mut targets = Vec::new();
         {
-            let writer = self.committer.writer.lock();
+            let writer = self.committer.lock();
             for keyspace in self.keyspaces.load().values().filter(|keyspace| which(keyspace)) {
                 self.seal_memtable(&writer, keyspace);
                 keyspace.flush_wanted.store(true, Ordering::Relaxed);
@@ -204,7 +204,7 @@ impl Core {
             segments.keys().nth(segments.len() / 2).copied()
         };
         let Some(oldest) = oldest else { return };
-        let writer = self.committer.writer.lock();
+        let writer = self.committer.lock();
         for keyspace in self.keyspaces.load().values() {
             if keyspace
                 .peek()
@@ -259,7 +259,7 @@ impl Core {
 
     /// Retires the whole log, if nothing in it is needed.
     pub fn retire_log(&self) -> Result<()> {
-        let mut writer = self.committer.writer.lock();
+        let mut writer = self.committer.lock();
         let empty = |keyspace: &Arc<KeyspaceInner>| keyspace.peek().memtables().next().is_none();
         if !self.keyspaces.load().values().all(empty) {
             return Ok(());
@@ -274,7 +274,7 @@ impl Core {
         if name.is_empty() || name.len() > 255 {
             return Err(Error::invalid(format!("a keyspace name has 1 to 255 bytes, not {}", name.len())));
         }
-        let writer = self.committer.writer.lock();
+        let writer = self.committer.lock();
         if let Some(known) = self.find_keyspace(name) {
             return Ok(known);
         }
@@ -305,7 +305,7 @@ impl Core {
 
     /// Removes a keyspace with all that is in it.
     pub fn drop_keyspace(&self, name: &str) -> Result<()> {
-        let writer = self.committer.writer.lock();
+        let writer = self.committer.lock();
         self.check_writable(writer.closed)?;
         let Some(keyspace) = self.find_keyspace(name) else {
             return Err(Error::invalid(format!("there is no keyspace {name:?}")));
@@ -334,7 +334,7 @@ impl Core {
 
     /// Removes all that is in a keyspace.
     pub fn clear_keyspace(&self, keyspace: &KeyspaceInner) -> Result<()> {
-        let writer = self.committer.writer.lock();
+        let writer = self.committer.lock();
         self.check_writable(writer.closed)?;
         keyspace.check_exists()?;
         self.log.sync_through(self.log.written())?;
@@ -382,7 +382,7 @@ impl Core {
         // A second close waits for the first.
         let _closing = self.closing.lock();
         {
-            let mut writer = self.committer.writer.lock();
+            let mut writer = self.committer.lock();
             if std::mem::replace(&mut writer.closed, true) {
                 return Ok(());
             }

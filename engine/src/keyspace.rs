@@ -1,17 +1,16 @@
 //! A keyspace: an ordered map of its own inside a database, sharing its log and its batches.
 
-use std::ops::RangeBounds;
+use std::ops::{Deref, RangeBounds};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use terrace_io::{Error, Result};
 use terrace_sstable::{Kind, Slice};
 
 use crate::batch::{check_sizes, encode_operation};
 use crate::commit::Request;
 use crate::compact;
+use crate::current::Current;
 use crate::db::Handle;
 use crate::iter::{Cursor, Iter, borrowed, owned_bounds, prefix_bounds};
 use crate::options::{Durability, KeyspaceOptions};
@@ -27,12 +26,7 @@ pub(crate) struct KeyspaceInner {
     pub dropped: AtomicBool,
     /// Its sealed memtables are to be flushed even if they are few.
     pub flush_wanted: AtomicBool,
-    /// Replaced under `replacing`, read by anyone.
-    state: ArcSwap<State>,
-    replacing: Mutex<()>,
-    /// States from before a clear, for snapshots from before it: `(moment of the clear, state)`, oldest first.
-    cleared: Mutex<Vec<(u64, Arc<State>)>>,
-    has_cleared: AtomicBool,
+    current: Current<State>,
 }
 
 impl KeyspaceInner {
@@ -44,60 +38,7 @@ impl KeyspaceInner {
             instance,
             dropped: AtomicBool::new(false),
             flush_wanted: AtomicBool::new(false),
-            state: ArcSwap::from_pointee(state),
-            replacing: Mutex::new(()),
-            cleared: Mutex::default(),
-            has_cleared: AtomicBool::new(false),
-        }
-    }
-
-    /// The current state, without counting a reference: for a look, not to keep.
-    #[inline]
-    pub fn peek(&self) -> arc_swap::Guard<Arc<State>> {
-        self.state.load()
-    }
-
-    /// The current state, to keep.
-    pub fn state(&self) -> Arc<State> {
-        self.state.load_full()
-    }
-
-    /// The state for snapshot number `snapshot`: that of before a clear, if the snapshot is from before it.
-    pub fn state_at(&self, snapshot: u64) -> Arc<State> {
-        // Loaded first: if it is one from after a clear, then what is kept of before is seen below.
-        let state = self.state();
-        if self.has_cleared.load(Ordering::Acquire) {
-            let cleared = self.cleared.lock();
-            if let Some((_, kept)) = cleared.iter().find(|(moment, _)| snapshot < *moment) {
-                return kept.clone();
-            }
-        }
-        state
-    }
-
-    /// Replaces the state by what `change` makes of it.
-    pub fn replace<R>(&self, change: impl FnOnce(&State) -> (State, R)) -> R {
-        let _replacing = self.replacing.lock();
-        let (state, result) = change(&self.state.load());
-        self.state.store(Arc::new(state));
-        result
-    }
-
-    /// Keeps the state of before a clear for the snapshots taken before `moment`, and forgets those that no live
-    /// snapshot needs. Called before the clear replaces the state.
-    pub fn keep_cleared(&self, moment: u64, needed: impl Fn(u64) -> bool) {
-        let mut cleared = self.cleared.lock();
-        cleared.push((moment, self.state()));
-        cleared.retain(|(moment, _)| needed(*moment));
-        self.has_cleared.store(!cleared.is_empty(), Ordering::Release);
-    }
-
-    /// Forgets states of before a clear that no live snapshot needs.
-    pub fn forget_cleared(&self, needed: impl Fn(u64) -> bool) {
-        if self.has_cleared.load(Ordering::Acquire) {
-            let mut cleared = self.cleared.lock();
-            cleared.retain(|(moment, _)| needed(*moment));
-            self.has_cleared.store(!cleared.is_empty(), Ordering::Release);
+            current: Current::new(state),
         }
     }
 
@@ -108,6 +49,16 @@ impl KeyspaceInner {
             false => Ok(()),
             true => Err(Error::KeyspaceDropped { name: self.name.clone() }),
         }
+    }
+}
+
+/// To what its readers see.
+impl Deref for KeyspaceInner {
+    type Target = Current<State>;
+
+    #[inline]
+    fn deref(&self) -> &Current<State> {
+        &self.current
     }
 }
 
@@ -213,25 +164,21 @@ impl Keyspace {
     /// is copied out of an uncompressed table.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
         self.check()?;
-        // The state first: a sequence number read before it could ask for versions that it no longer holds.
-        let state = self.inner.peek();
-        let visible = self.handle.core.visible.load(Ordering::Acquire);
+        let (state, visible) = self.inner.peek_at(&self.handle.core.visible);
         Ok(state.find(key.as_ref(), visible)?.map(|hit| hit.into_slice()))
     }
 
     /// Shows the value of a key to `read`, where it lies: the cheapest way to look at one.
     pub fn get_with<R>(&self, key: impl AsRef<[u8]>, read: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
         self.check()?;
-        let state = self.inner.peek();
-        let visible = self.handle.core.visible.load(Ordering::Acquire);
+        let (state, visible) = self.inner.peek_at(&self.handle.core.visible);
         Ok(state.find(key.as_ref(), visible)?.map(|hit| read(hit.value())))
     }
 
     /// The values of many keys, in their order, all as of one moment.
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Slice>>> {
         self.check()?;
-        let state = self.inner.state();
-        let visible = self.handle.core.visible.load(Ordering::Acquire);
+        let (state, visible) = self.inner.state_at(&self.handle.core.visible);
         let find = |key: K| Ok(state.find(key.as_ref(), visible)?.map(|hit| hit.into_slice()));
         keys.into_iter().map(find).collect()
     }
@@ -239,8 +186,7 @@ impl Keyspace {
     /// Whether a key has a value.
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         self.check()?;
-        let state = self.inner.peek();
-        let visible = self.handle.core.visible.load(Ordering::Acquire);
+        let (state, visible) = self.inner.peek_at(&self.handle.core.visible);
         Ok(state.find(key.as_ref(), visible)?.is_some())
     }
 
@@ -256,24 +202,21 @@ impl Keyspace {
     pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<Iter> {
         self.check()?;
         let bounds = owned_bounds(range)?;
-        let state = self.inner.state();
-        let visible = self.handle.core.visible.load(Ordering::Acquire);
+        let (state, visible) = self.inner.state_at(&self.handle.core.visible);
         Ok(Iter::new(state, visible, bounds))
     }
 
     /// The entries whose keys begin with `prefix`, in key order, from both ends.
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Iter> {
         self.check()?;
-        let state = self.inner.state();
-        let visible = self.handle.core.visible.load(Ordering::Acquire);
+        let (state, visible) = self.inner.state_at(&self.handle.core.visible);
         Ok(Iter::new(state, visible, prefix_bounds(prefix.as_ref())))
     }
 
     /// A lending cursor over all entries, as they are now.
     pub fn cursor(&self) -> Result<Cursor> {
         self.check()?;
-        let state = self.inner.state();
-        let visible = self.handle.core.visible.load(Ordering::Acquire);
+        let (state, visible) = self.inner.state_at(&self.handle.core.visible);
         Ok(Cursor::new(state, visible))
     }
 

@@ -51,13 +51,19 @@ mod commit;
 mod compact;
 mod core;
 mod counters;
+mod current;
 mod db;
 mod flush;
+mod group_commit;
+mod group_sync;
 mod health;
 mod iter;
 mod keyspace;
 mod log;
 mod log_keeper;
+#[cfg(test)]
+#[cfg(terrace_loom)]
+mod loom_models;
 mod manifest;
 mod memtable;
 mod metrics;
@@ -68,6 +74,7 @@ mod repair;
 mod scrub;
 mod service;
 mod snapshot;
+mod sync;
 mod throttle;
 mod tree;
 mod version;

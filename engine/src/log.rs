@@ -1,9 +1,8 @@
 //! The write-ahead log: its segments, who syncs them, and when they go.
 //!
 //! Two sides share it. The *appender* belongs to the thread that leads a commit group: it encodes records and writes
-//! them with one `pwrite`. The *sync* side belongs to whoever needs durability: the first such thread syncs for all
-//! that was written by then, outside the commit lock, so that the next group is written meanwhile and no buffered
-//! writer waits for a disk.
+//! them with one `pwrite`. The *sync* side belongs to whoever needs durability (see `group_sync.rs`), outside the
+//! commit lock.
 //!
 //! Segments are made ahead of need by a background thread: zero-filled or recycled, synced, and named in the manifest
 //! before their first record. They start small, so that a small database stays small, and double.
@@ -14,11 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use terrace_io::{Bug, Error, FileSystem, LogFile, Result};
 use terrace_wal::{Fill, HEADER_BYTES, Position, RecordKind, SegmentWriter, record_len, segment_file_name};
 
 use crate::catalog::Change;
+use crate::group_sync::GroupSync;
 use crate::manifest::Manifest;
 use crate::poison::Poison;
 
@@ -39,27 +39,13 @@ pub(crate) struct Log {
     segment_bytes_max: u64,
     poison: Arc<Poison>,
     manifest: Arc<Mutex<Manifest>>,
-    sync: Mutex<SyncState>,
-    synced_changed: Condvar,
-    /// `SyncState::synced`, for record headers.
-    synced: AtomicU64,
+    sync: GroupSync<Arc<LogFile>>,
     /// The segment that is appended to; the last one before if there is none now.
     active: AtomicU32,
     /// The sequence numbers that the live segments with records start with.
     starts: Mutex<BTreeMap<u32, u64>>,
     provision: Mutex<Provision>,
     pub bytes_written: AtomicU64,
-    pub syncs: AtomicU64,
-}
-
-#[derive(Default)]
-struct SyncState {
-    /// The end of the last record.
-    written: Position,
-    synced: Position,
-    /// Files that hold bytes between `synced` and `written`, oldest first; the last one is being appended to.
-    unsynced: Vec<Arc<LogFile>>,
-    running: bool,
 }
 
 struct Provision {
@@ -68,14 +54,6 @@ struct Provision {
     next_bytes: u64,
     /// Retired segments that can be recycled.
     spares: Vec<u32>,
-}
-
-fn pack(position: Position) -> u64 {
-    u64::from(position.segment) << 32 | u64::from(position.offset)
-}
-
-fn unpack(packed: u64) -> Position {
-    Position { segment: (packed >> 32) as u32, offset: packed as u32 }
 }
 
 impl Log {
@@ -98,9 +76,7 @@ impl Log {
             segment_bytes_max,
             poison,
             manifest,
-            sync: Mutex::default(),
-            synced_changed: Condvar::new(),
-            synced: AtomicU64::new(0),
+            sync: GroupSync::new(),
             active: AtomicU32::new(last_segment),
             starts: Mutex::default(),
             provision: Mutex::new(Provision {
@@ -110,18 +86,22 @@ impl Log {
                 spares: Vec::new(),
             }),
             bytes_written: AtomicU64::new(0),
-            syncs: AtomicU64::new(0),
         }
     }
 
     /// Where the next record goes, more or less: everything acknowledged so far lies before.
     pub fn written(&self) -> Position {
-        self.sync.lock().written
+        self.sync.written()
     }
 
     /// How far the log is known to be durable.
     pub fn synced(&self) -> Position {
-        unpack(self.synced.load(Relaxed))
+        self.sync.synced()
+    }
+
+    /// How many syncs there were, of one file each.
+    pub fn syncs(&self) -> u64 {
+        self.sync.syncs.load(Relaxed)
     }
 
     /// No record from now on goes to a segment below it.
@@ -138,38 +118,7 @@ impl Log {
     ///
     /// [`Error::OutcomeUnknown`] if the sync fails: the database is poisoned then.
     pub fn sync_through(&self, position: Position) -> Result<()> {
-        let mut state = self.sync.lock();
-        loop {
-            if state.synced >= position {
-                return Ok(());
-            }
-            if let Some(cause) = self.poison.cause() {
-                return Err(Error::OutcomeUnknown { cause: cause.clone() });
-            }
-            if state.running {
-                self.synced_changed.wait(&mut state);
-                continue;
-            }
-            state.running = true;
-            let target = state.written;
-            let files = state.unsynced.clone();
-            drop(state);
-            let outcome = files.iter().try_for_each(|file| file.sync());
-            self.syncs.fetch_add(files.len() as u64, Relaxed);
-            state = self.sync.lock();
-            state.running = false;
-            match outcome {
-                Ok(()) => {
-                    state.synced = target;
-                    self.synced.store(pack(target), Relaxed);
-                    // The newest of them may have been appended to since, so it stays.
-                    let done = files.len().saturating_sub(1).min(state.unsynced.len());
-                    state.unsynced.drain(..done);
-                }
-                Err(error) => drop(self.poison.set(error)),
-            }
-            self.synced_changed.notify_all();
-        }
+        self.sync.sync_through(position, &self.poison, |file| file.sync())
     }
 
     /// Makes the next segment if there is none ready. Called in the background when it is time: see
@@ -177,7 +126,7 @@ impl Log {
     pub fn prepare(&self) -> Result<()> {
         let mut provision = self.provision.lock();
         // Without an active segment the log is at rest, since it was asked for: nothing is made for later.
-        let at_rest = self.sync.lock().unsynced.is_empty();
+        let at_rest = self.sync.is_at_rest();
         if provision.prepared.is_none() && !at_rest {
             provision.prepared = Some(self.make_segment(&mut provision, 0)?);
         }
@@ -313,8 +262,7 @@ impl Appender {
             full.seal()?;
         }
         let segment = log.take_segment(record_len(payload_len))?;
-        // `written` stays where the last record ended: what is said to be synced is always the end of a record.
-        log.sync.lock().unsynced.push(segment.file().clone());
+        log.sync.begin_file(segment.file().clone());
         log.starts.lock().insert(segment.number(), first_sequence);
         // Whoever sees this number sees the memtables as they were when the segments before it were full.
         log.active.store(segment.number(), Release);
@@ -342,7 +290,7 @@ impl Appender {
         }
         self.clear();
         let end = outcome?;
-        log.sync.lock().written = end;
+        log.sync.set_written(end);
         Ok(end)
     }
 
@@ -364,9 +312,6 @@ impl Appender {
     /// Lets go of the active segment, whose records are all in tables: the next write starts another.
     pub fn leave_segment(&mut self, log: &Log) {
         self.segment = None;
-        let mut state = log.sync.lock();
-        state.unsynced.clear();
-        state.synced = state.written;
-        log.synced.store(pack(state.written), Relaxed);
+        log.sync.leave_files();
     }
 }

@@ -190,7 +190,7 @@ impl Metrics {
             flushes: load(&counters.flushes),
             compactions: load(&counters.compactions),
             trivial_moves: load(&counters.trivial_moves),
-            log_syncs: load(&core.log.syncs),
+            log_syncs: core.log.syncs(),
             log_bytes,
             memtable_bytes: keyspaces.iter().map(|keyspace| keyspace.memtable_bytes).sum(),
             disk_bytes: levels.iter().map(|level| level.bytes).sum::<u64>() + log_bytes,

@@ -22,9 +22,10 @@ use terrace_wal::{LogReader, Position, Record, RecordKind, parse_segment_file_na
 
 use crate::batch::{Operation, Operations, collect_batch};
 use crate::catalog::{Catalog, CatalogKeyspace, Change, DEFAULT_KEYSPACE, NEXT_TABLE_MAX};
-use crate::commit::Committer;
+use crate::commit::{Committer, Writer};
 use crate::core::{Core, Keyspaces};
 use crate::counters::Counters;
+use crate::current::Visible;
 use crate::flush::write_memtables;
 use crate::keyspace::KeyspaceInner;
 use crate::log::Log;
@@ -240,8 +241,8 @@ fn build_core(
         poison,
         manifest,
         log,
-        committer: Committer::new(last_sequence),
-        visible: AtomicU64::new(last_sequence),
+        committer: Committer::new(Writer::new(last_sequence)),
+        visible: Visible::new(last_sequence),
         keyspaces: ArcSwap::from_pointee(keyspaces),
         snapshots: Snapshots::default(),
         tables,
@@ -371,8 +372,8 @@ impl Replay<'_> {
         let core = self.core;
         if Bug::ReplayedNotDurable.is_planted() && self.tables.is_empty() {
             let last_sequence = self.last_sequence.unwrap_or(0).max(self.catalog.last_sequence);
-            core.visible.store(last_sequence, Ordering::Release);
-            core.committer.writer.lock().last_sequence = last_sequence;
+            core.visible.publish(last_sequence);
+            core.committer.lock().last_sequence = last_sequence;
             return Ok(());
         }
         let keyspaces = core.keyspaces.load_full();
@@ -406,8 +407,8 @@ impl Replay<'_> {
                 (State::new(state.version.with(&[], added), core.options.one_memtable_bytes()), ())
             });
         }
-        core.visible.store(last_sequence, Ordering::Release);
-        core.committer.writer.lock().last_sequence = last_sequence;
+        core.visible.publish(last_sequence);
+        core.committer.lock().last_sequence = last_sequence;
         tracing::info!(last_sequence, %end, "the log was replayed");
         Ok(())
     }

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::ops::RangeBounds;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use terrace_io::{Bug, Error, Result};
 use terrace_sstable::Slice;
 
 use crate::db::Handle;
 use crate::iter::{Cursor, Iter, owned_bounds, prefix_bounds};
 use crate::keyspace::Keyspace;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::version::State;
 
 /// The live snapshots of a database.
@@ -23,16 +23,22 @@ pub(crate) struct Snapshots {
 }
 
 /// Sequence number first, so that the oldest view comes first; then a number of its own.
-type SnapshotId = (u64, u64);
+pub(crate) type SnapshotId = (u64, u64);
 
 impl Snapshots {
     /// Registers a view of everything published so far. `visible` is read under the registry's lock, so that a
     /// compaction that does not see the snapshot has only inputs that are older than it.
-    fn register(&self, visible: impl FnOnce() -> u64) -> SnapshotId {
+    pub fn register(&self, visible: impl FnOnce() -> u64) -> SnapshotId {
         let mut live = self.live.lock();
         let id = (visible(), self.next.fetch_add(1, Ordering::Relaxed));
         live.insert(id, Instant::now());
         id
+    }
+
+    /// Gives a view up, and lets `forget` forget what was kept for it: whatever no snapshot before a moment needs.
+    pub fn release(&self, id: SnapshotId, forget: impl FnOnce(&dyn Fn(u64) -> bool)) {
+        self.live.lock().remove(&id);
+        self.frozen(|_, any_before| forget(any_before));
     }
 
     /// The sequence numbers that live snapshots see up to, ascending, each once.
@@ -94,8 +100,7 @@ impl std::fmt::Debug for Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let core = &self.handle.core;
-        core.snapshots.live.lock().remove(&self.id);
-        core.snapshots.frozen(|_, any_before| {
+        core.snapshots.release(self.id, |any_before| {
             for keyspace in core.keyspaces.load().values() {
                 keyspace.forget_cleared(any_before);
             }
@@ -106,7 +111,7 @@ impl Drop for Registration {
 impl Snapshot {
     pub(crate) fn new(handle: Arc<Handle>) -> Self {
         let core = &handle.core;
-        let id = core.snapshots.register(|| core.visible.load(Ordering::Acquire));
+        let id = core.snapshots.register(|| core.visible.get());
         Snapshot { registration: Arc::new(Registration { handle, id }) }
     }
 
@@ -121,7 +126,7 @@ impl Snapshot {
         if !Arc::ptr_eq(&handle.core, &keyspace.handle().core) {
             return Err(Error::invalid("the snapshot and the keyspace belong to different databases"));
         }
-        Ok(keyspace.inner().state_at(self.registration.id.1))
+        Ok(keyspace.inner().state_for(self.registration.id.1))
     }
 
     /// See [`Keyspace::get`].

@@ -10,6 +10,7 @@
 //! - [`exercise`]: reads files of any bytes in every way there is.
 //! - [`forge`]: changes the fields of files and puts their checksums right again.
 //! - [`fuzz`]: what the fuzz targets do with their input.
+//! - [`linearizable`]: whether one order of their calls explains what several threads have seen.
 //!
 //! A randomised test has a seed, which it prints; `TERRACE_SEED` sets it, and `TERRACE_CASES` sets how many seeds are
 //! tried, counting up from it. With `TERRACE_TEST_SECONDS` a test goes on for so long instead ([`rounds`], [`sweep`]).
@@ -20,6 +21,7 @@
 pub mod exercise;
 pub mod forge;
 pub mod fuzz;
+pub mod linearizable;
 pub mod metamorphic;
 pub mod model;
 pub mod oracle;

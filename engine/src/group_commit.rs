@@ -1,0 +1,82 @@
+//! Group commit: of many threads that want something committed, one does it for all that have queued up.
+//!
+//! There is one committer's state, and whoever locks it leads. A thread that finds it free commits its own request
+//! alone, which stays where it is. One that finds it taken puts its request into the queue and waits for the lock. When
+//! it gets that, an earlier leader has committed the request, or the thread leads itself, for everybody in the queue.
+//! So nobody is ever woken by a leader, or forgotten by one: each thread waits for the lock and looks for itself.
+
+use std::sync::Arc;
+
+use crate::sync::{Mutex, MutexGuard};
+
+/// A group is cut when its requests have this many bytes, so that nobody waits long for others.
+const GROUP_BYTES_MAX: usize = 1 << 20;
+
+/// A request that waits for a leader.
+pub(crate) struct Waiter<T, O> {
+    pub request: T,
+    bytes: usize,
+    outcome: Mutex<Option<O>>,
+}
+
+impl<T, O> Waiter<T, O> {
+    /// Says what became of the request. To be done by the leader, with the lock.
+    pub fn tell(&self, outcome: O) {
+        *self.outcome.lock() = Some(outcome);
+    }
+}
+
+/// The queue, and the state `W` that only the leader touches. `T` is a request, `O` what becomes of it.
+pub(crate) struct GroupCommit<W, T, O> {
+    queue: Mutex<Vec<Arc<Waiter<T, O>>>>,
+    writer: Mutex<W>,
+}
+
+impl<W, T, O> GroupCommit<W, T, O> {
+    pub fn new(writer: W) -> Self {
+        GroupCommit { queue: Mutex::default(), writer: Mutex::new(writer) }
+    }
+
+    /// Keeps every leader out: the commit lock.
+    pub fn lock(&self) -> MutexGuard<'_, W> {
+        self.writer.lock()
+    }
+
+    /// The commit lock, if nobody has it.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, W>> {
+        self.writer.try_lock()
+    }
+
+    /// Waits until a request of some `bytes` is committed, and commits groups itself for as long as nobody else has
+    /// done it. `commit_group` tells each waiter of the group what became of its request.
+    pub fn commit(
+        &self,
+        request: T,
+        bytes: usize,
+        mut commit_group: impl FnMut(&mut W, &[Arc<Waiter<T, O>>]),
+    ) -> O {
+        let waiter = Arc::new(Waiter { request, bytes, outcome: Mutex::default() });
+        self.queue.lock().push(waiter.clone());
+        let mut writer = self.writer.lock();
+        loop {
+            // Whoever led before may have committed this one too; otherwise it is still in the queue.
+            if let Some(outcome) = waiter.outcome.lock().take() {
+                return outcome;
+            }
+            let group = self.take_group();
+            commit_group(&mut writer, &group);
+        }
+    }
+
+    fn take_group(&self) -> Vec<Arc<Waiter<T, O>>> {
+        let mut queue = self.queue.lock();
+        let mut bytes = 0;
+        let fitting = queue.iter().take_while(|waiter| {
+            let first = bytes == 0;
+            bytes += waiter.bytes;
+            first || bytes <= GROUP_BYTES_MAX
+        });
+        let count = fitting.count();
+        queue.drain(..count).collect()
+    }
+}

@@ -1,0 +1,125 @@
+//! One sync for many: the first thread that needs the log to be durable syncs for all that was written by then, and the
+//! others wait for it. That happens outside the commit lock, so that the next group is written meanwhile and no
+//! buffered writer waits for a disk.
+
+use terrace_io::{Error, Result};
+use terrace_wal::Position;
+
+use crate::poison::Poison;
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::sync::{Condvar, Mutex};
+
+/// How far the log is written and how far it is durable. `F` is a file of it.
+pub(crate) struct GroupSync<F> {
+    state: Mutex<SyncState<F>>,
+    changed: Condvar,
+    /// `SyncState::synced`, for record headers.
+    synced: AtomicU64,
+    pub syncs: AtomicU64,
+}
+
+struct SyncState<F> {
+    /// The end of the last record.
+    written: Position,
+    synced: Position,
+    /// Files that hold bytes between `synced` and `written`, oldest first; the last one is being appended to.
+    unsynced: Vec<F>,
+    running: bool,
+}
+
+fn pack(position: Position) -> u64 {
+    u64::from(position.segment) << 32 | u64::from(position.offset)
+}
+
+fn unpack(packed: u64) -> Position {
+    Position { segment: (packed >> 32) as u32, offset: packed as u32 }
+}
+
+impl<F: Clone> GroupSync<F> {
+    pub fn new() -> Self {
+        let (written, synced) = (Position::default(), Position::default());
+        GroupSync {
+            state: Mutex::new(SyncState { written, synced, unsynced: Vec::new(), running: false }),
+            changed: Condvar::new(),
+            synced: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+        }
+    }
+
+    /// Where the next record goes, more or less: everything acknowledged so far lies before.
+    pub fn written(&self) -> Position {
+        self.state.lock().written
+    }
+
+    /// How far the log is known to be durable.
+    pub fn synced(&self) -> Position {
+        unpack(self.synced.load(Relaxed))
+    }
+
+    /// Whether no file is appended to.
+    pub fn is_at_rest(&self) -> bool {
+        self.state.lock().unsynced.is_empty()
+    }
+
+    /// From here on, records go to `file`. `written` stays where the last one ended: what is said to be synced is
+    /// always the end of a record.
+    pub fn begin_file(&self, file: F) {
+        self.state.lock().unsynced.push(file);
+    }
+
+    /// Records have been written up to `end`.
+    pub fn set_written(&self, end: Position) {
+        self.state.lock().written = end;
+    }
+
+    /// Nothing that was written is needed any more, and nothing is appended to its files.
+    pub fn leave_files(&self) {
+        let mut state = self.state.lock();
+        state.unsynced.clear();
+        state.synced = state.written;
+        self.synced.store(pack(state.written), Relaxed);
+    }
+
+    /// Makes everything before `position` durable: syncs each file with `sync`, or waits for the thread that does.
+    ///
+    /// [`Error::OutcomeUnknown`] if the sync fails: the database is poisoned then.
+    pub fn sync_through(
+        &self,
+        position: Position,
+        poison: &Poison,
+        sync: impl Fn(&F) -> Result<()>,
+    ) -> Result<()> {
+        let mut state = self.state.lock();
+        loop {
+            if state.synced >= position {
+                return Ok(());
+            }
+            if let Some(cause) = poison.cause() {
+                return Err(Error::OutcomeUnknown { cause: cause.clone() });
+            }
+            if state.running {
+                self.changed.wait(&mut state);
+                continue;
+            }
+            state.running = true;
+            let target = state.written;
+            let files = state.unsynced.clone();
+            drop(state);
+            let outcome = files.iter().try_for_each(&sync);
+            self.syncs.fetch_add(files.len() as u64, Relaxed);
+            state = self.state.lock();
+            state.running = false;
+            match outcome {
+                Ok(()) => {
+                    state.synced = target;
+                    self.synced.store(pack(target), Relaxed);
+                    // The newest of them may have been appended to since, so it stays.
+                    let done = files.len().saturating_sub(1).min(state.unsynced.len());
+                    state.unsynced.drain(..done);
+                }
+                Err(error) => drop(poison.set(error)),
+            }
+            self.changed.notify_all();
+        }
+    }
+}
