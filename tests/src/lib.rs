@@ -9,6 +9,7 @@
 //! - [`samples`]: files that the engine wrote.
 //! - [`exercise`]: reads files of any bytes in every way there is.
 //! - [`forge`]: changes the fields of files and puts their checksums right again.
+//! - [`tally`]: how often what happened.
 //! - [`fuzz`]: what the fuzz targets do with their input.
 //!
 //! A randomised test has a seed, which it prints; `TERRACE_SEED` sets it, and `TERRACE_CASES` sets how many seeds are
@@ -24,6 +25,7 @@ pub mod model;
 pub mod oracle;
 pub mod samples;
 pub mod sweep;
+pub mod tally;
 pub mod view;
 pub mod workload;
 
