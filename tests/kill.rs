@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use terrace::{Db, Durability, Options};
+use terrace_tests::covered;
 
 const CHILD: &str = "TERRACE_KILL_CHILD";
 
@@ -122,7 +123,7 @@ fn acknowledged_writes_survive_kill() {
         return write_records(Path::new(dir), first.parse().unwrap());
     }
     let dir = tempfile::tempdir().unwrap();
-    let mut found = 0;
+    let (mut found, mut kills) = (0, 0);
     for percent in [1, 7, 30, 31, 32, 60, 61, 95, 100] {
         let enough = (records() * percent / 100).max(found + 1).min(records());
         let acknowledged = kill_after(start_child(dir.path(), found), enough);
@@ -131,7 +132,9 @@ fn acknowledged_writes_survive_kill() {
         println!("killed at {acknowledged} acknowledged records, found {found}");
         assert!(found >= acknowledged, "{acknowledged} records were acknowledged, {found} are there");
         db.close().unwrap();
+        kills += 1;
     }
+    covered("acknowledged_writes_survive_kill", format_args!("{kills} kills, {found} records"));
     assert_eq!(found, records());
     let db = open(dir.path());
     for number in (0..records()).step_by(7) {

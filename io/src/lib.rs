@@ -33,7 +33,7 @@ pub use fs::{
     write_all_at,
 };
 pub use log_file::LogFile;
-pub use memory::{CrashPolicy, MemoryFileSystem};
+pub use memory::{CrashPolicy, MemoryFileSystem, Mutation};
 pub use os::OsFileSystem;
 // Hidden: for the tests of the tests. Every crate above asks it, so that it cannot be private.
 #[doc(hidden)]

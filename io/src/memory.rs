@@ -42,17 +42,34 @@ pub enum CrashPolicy {
     DropUnsynced,
     /// Everything.
     KeepAll,
+    /// The bytes of files, all of them, but no changes of names: a file that is new is lost with all that it holds.
+    DropEntries,
+    /// The changes of names, all of them, but no bytes: a file that is new has its name and is empty.
+    DropBytes,
     /// Some of it. Each sector of 512 bytes of a file is as it was after any one of the writes to it since the
     /// sync; the length is any that the file had or grew through since. Of the changes to each name any first
-    /// part survived.
+    /// part survived. Names are lost independently of bytes.
     Torn {
         /// Decides what survives: the same seed on the same history gives the same result.
         seed: u64,
     },
 }
 
-/// Called before each mutation, with its index.
-type Hook = Arc<dyn Fn(u64) + Send + Sync>;
+/// An operation that is about to change something.
+#[derive(Debug, Clone, Copy)]
+pub struct Mutation<'a> {
+    /// How many there were before it since the file system was made.
+    pub index: u64,
+    /// What it does.
+    pub operation: Operation,
+    /// The file or directory that it changes: of a rename the file under its old name.
+    pub path: &'a Path,
+    /// The new name of a file that is renamed.
+    pub to: Option<&'a Path>,
+}
+
+/// Called before each mutation.
+type Hook = Arc<dyn Fn(&Mutation<'_>) + Send + Sync>;
 
 /// A file system in memory that knows what a crash may take. Clones are the same file system.
 ///
@@ -107,11 +124,11 @@ impl State {
 impl Shared {
     /// Counts a mutation that is about to be made and lets the hook see the state before it. No lock is held,
     /// so that the hook may copy the file system.
-    fn before_mutation(&self) {
+    fn before_mutation(&self, operation: Operation, path: &Path, to: Option<&Path>) {
         let index = self.mutations.fetch_add(1, Ordering::SeqCst);
         let hook = self.hook.read().clone();
         if let Some(hook) = hook {
-            hook(index);
+            hook(&Mutation { index, operation, path, to });
         }
     }
 }
@@ -151,7 +168,13 @@ impl MemoryFileSystem {
     /// from 0 for the first since the file system was made. The hook may make copies of this file system; if it
     /// changes it, it is called for that too.
     pub fn set_hook(&self, hook: Option<Arc<dyn Fn(u64) + Send + Sync>>) {
-        *self.shared.hook.write() = hook;
+        *self.shared.hook.write() =
+            hook.map(|hook| -> Hook { Arc::new(move |mutation| hook(mutation.index)) });
+    }
+
+    /// As [`MemoryFileSystem::set_hook`], with a hook that is told what the operation is. There is one hook of both kinds.
+    pub fn set_mutation_hook(&self, hook: Arc<dyn Fn(&Mutation<'_>) + Send + Sync>) {
+        *self.shared.hook.write() = Some(hook);
     }
 
     /// How many operations that change something there were so far: the index of the next one.
@@ -167,12 +190,20 @@ impl MemoryFileSystem {
         Ok(contents.current().to_vec())
     }
 
+    /// A hash of all names, of the bytes that are found under them, and of which of both are durable. Equal for equal
+    /// file systems; of two that differ it is different, except once in 2^64 times. In between lies what a torn crash
+    /// would mix; of that nothing is in it. Bytes are hashed once, however many copies share them.
+    pub fn fingerprint(&self) -> u64 {
+        // No file may change while it is looked at.
+        self.shared.state.write().entries.fingerprint()
+    }
+
     /// Puts other bytes in the place of those of a file, as a fault of the device might: durable at once, and
     /// not counted as a mutation.
     pub fn replace_bytes(&self, path: &Path, bytes: Vec<u8>) -> Result<()> {
         let state = self.shared.state.read();
         let inode = state.entries.file(&normal(path)).map_err(|kind| failed(path, Operation::Write, kind))?;
-        *inode.contents.write() = Contents::durable(Arc::new(bytes));
+        *inode.contents.write() = Contents::durable(Arc::new(bytes.into()));
         Ok(())
     }
 
@@ -202,7 +233,7 @@ impl FileSystem for MemoryFileSystem {
     fn create_dir_all(&self, path: &Path) -> Result<()> {
         let directory = normal(path);
         if !self.shared.state.read().entries.is_directory(&directory) {
-            self.shared.before_mutation();
+            self.shared.before_mutation(Operation::CreateDirectory, path, None);
         }
         let created = self.shared.state.write().entries.create_directories(&directory);
         created.map_err(|kind| failed(path, Operation::CreateDirectory, kind))
@@ -221,7 +252,7 @@ impl FileSystem for MemoryFileSystem {
                 found.map_err(|kind| failed(path, Operation::Open, kind))?
             }
             OpenMode::CreateNew => {
-                self.shared.before_mutation();
+                self.shared.before_mutation(Operation::Create, path, None);
                 let created = self.shared.state.write().entries.create(name);
                 created.map_err(|kind| failed(path, Operation::Create, kind))?
             }
@@ -231,19 +262,19 @@ impl FileSystem for MemoryFileSystem {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.shared.before_mutation();
+        self.shared.before_mutation(Operation::Rename, from, Some(to));
         let renamed = self.shared.state.write().entries.rename(normal(from), normal(to));
         renamed.map_err(|kind| failed(from, Operation::Rename, kind))
     }
 
     fn remove_file(&self, path: &Path) -> Result<()> {
-        self.shared.before_mutation();
+        self.shared.before_mutation(Operation::Remove, path, None);
         let removed = self.shared.state.write().entries.remove(normal(path));
         removed.map_err(|kind| failed(path, Operation::Remove, kind))
     }
 
     fn sync_dir(&self, path: &Path) -> Result<()> {
-        self.shared.before_mutation();
+        self.shared.before_mutation(Operation::SyncDirectory, path, None);
         let synced = self.shared.state.write().entries.sync_directory(&normal(path));
         synced.map_err(|kind| failed(path, Operation::SyncDirectory, kind))
     }
@@ -253,7 +284,7 @@ impl FileSystem for MemoryFileSystem {
         let lock_file = directory.join(LOCK_FILE_NAME);
         let exists = self.shared.state.read().entries.file(&lock_file).is_ok();
         if !exists {
-            self.shared.before_mutation();
+            self.shared.before_mutation(Operation::Create, &lock_file, None);
             match self.shared.state.write().entries.create(lock_file) {
                 Ok(_) | Err(ErrorKind::AlreadyExists) => {}
                 Err(kind) => return Err(failed(path, Operation::Lock, kind)),

@@ -9,6 +9,7 @@
 //! - [`samples`]: files that the engine wrote.
 //! - [`exercise`]: reads files of any bytes in every way there is.
 //! - [`forge`]: changes the fields of files and puts their checksums right again.
+//! - [`tally`]: how often what happened.
 //! - [`fuzz`]: what the fuzz targets do with their input.
 //! - [`linearizable`]: whether one order of their calls explains what several threads have seen.
 //!
@@ -27,6 +28,7 @@ pub mod model;
 pub mod oracle;
 pub mod samples;
 pub mod sweep;
+pub mod tally;
 pub mod workload;
 
 use std::hash::{BuildHasher, Hasher, RandomState};

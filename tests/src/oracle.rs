@@ -73,6 +73,16 @@ impl History {
         states[states.len() - 1].clone()
     }
 
+    /// Whether the state after `count` changes is also that after one of `counts`: [`History::find`] for something that
+    /// was found to be that state.
+    pub fn find_again(&self, count: usize, counts: RangeInclusive<usize>) -> Result<usize, String> {
+        if counts.contains(&count) {
+            return Ok(count);
+        }
+        let found = self.states()[count].clone();
+        self.find(&found, counts)
+    }
+
     /// After which of `counts` changes the model equals what was found: the largest such count.
     pub fn find(&self, found: &Model, counts: RangeInclusive<usize>) -> Result<usize, String> {
         let states = self.states();

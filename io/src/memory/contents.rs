@@ -5,19 +5,28 @@
 //! sectors may be found as of different moments. That, and no more, is what [`Contents::torn`] does.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::ErrorKind;
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
 use super::Random;
 
 /// What a device writes as a whole.
 const SECTOR_BYTES: usize = 512;
 
+/// All bytes of a file, and their hash, once somebody has asked for it.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Bytes {
+    bytes: Vec<u8>,
+    hash: OnceLock<u64>,
+}
+
 /// Copies of a file system share the bytes that neither of them has changed since.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Contents {
-    durable: Arc<Vec<u8>>,
-    current: Arc<Vec<u8>>,
+    durable: Arc<Bytes>,
+    current: Arc<Bytes>,
     /// What was done since the last sync, in order.
     pending: Vec<Change>,
 }
@@ -28,19 +37,50 @@ enum Change {
     SetLen(usize),
 }
 
+impl Bytes {
+    pub(super) fn hash(&self) -> u64 {
+        *self.hash.get_or_init(|| {
+            let mut hasher = DefaultHasher::new();
+            self.bytes.hash(&mut hasher);
+            hasher.finish()
+        })
+    }
+
+    /// To be changed, by one who has them alone.
+    fn make_mut(this: &mut Arc<Bytes>) -> &mut Vec<u8> {
+        let this = Arc::make_mut(this);
+        this.hash.take();
+        &mut this.bytes
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes { bytes, hash: OnceLock::new() }
+    }
+}
+
+impl Deref for Bytes {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.bytes
+    }
+}
+
 impl Contents {
     /// A file that was synced with these bytes.
-    pub(super) fn durable(bytes: Arc<Vec<u8>>) -> Self {
+    pub(super) fn durable(bytes: Arc<Bytes>) -> Self {
         Contents { durable: Arc::clone(&bytes), current: bytes, pending: Vec::new() }
     }
 
     /// What is read now.
-    pub(super) fn current(&self) -> &Arc<Vec<u8>> {
+    pub(super) fn current(&self) -> &Arc<Bytes> {
         &self.current
     }
 
     /// What is there if nothing survives but what was synced.
-    pub(super) fn synced(&self) -> &Arc<Vec<u8>> {
+    pub(super) fn synced(&self) -> &Arc<Bytes> {
         &self.durable
     }
 
@@ -82,7 +122,7 @@ impl Contents {
         if self.pending.is_empty() {
             return;
         }
-        let durable = Arc::make_mut(&mut self.durable);
+        let durable = Bytes::make_mut(&mut self.durable);
         for change in self.pending.drain(..) {
             change.apply(durable);
         }
@@ -96,25 +136,27 @@ impl Contents {
     /// An absurd offset is an error, not the end of the process.
     fn reserve(&mut self, len: usize) -> Result<(), ErrorKind> {
         let more = len.saturating_sub(self.current.len());
-        Arc::make_mut(&mut self.current).try_reserve(more).map_err(|_| ErrorKind::FileTooLarge)
+        Bytes::make_mut(&mut self.current).try_reserve(more).map_err(|_| ErrorKind::FileTooLarge)
     }
 
     fn change(&mut self, change: Change) {
-        change.apply(Arc::make_mut(&mut self.current));
+        change.apply(Bytes::make_mut(&mut self.current));
         self.pending.push(change);
     }
 
     /// What a crash might find, if some of what was not synced survived.
-    pub(super) fn torn(&self, random: &mut Random) -> Arc<Vec<u8>> {
+    pub(super) fn torn(&self, random: &mut Random) -> Arc<Bytes> {
         if self.pending.is_empty() {
             return Arc::clone(&self.durable);
         }
-        Arc::new(if random.up_to(2) == 0 { self.torn_in_order(random) } else { self.torn_by_sectors(random) })
+        let in_order = random.up_to(2) == 0;
+        let bytes = if in_order { self.torn_in_order(random) } else { self.torn_by_sectors(random) };
+        Arc::new(bytes.into())
     }
 
     /// The changes up to some moment survived, and the first sectors of the next one.
     fn torn_in_order(&self, random: &mut Random) -> Vec<u8> {
-        let mut bytes = Vec::clone(&self.durable);
+        let mut bytes = self.durable.to_vec();
         let whole = random.up_to(self.pending.len());
         for change in &self.pending[..whole] {
             change.apply(&mut bytes);
@@ -151,7 +193,7 @@ impl Contents {
             }
         }
 
-        let mut bytes = Vec::clone(&self.durable);
+        let mut bytes = self.durable.to_vec();
         bytes.resize(longest, 0);
         for (sector, changes) in touched {
             let survived =

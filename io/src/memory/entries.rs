@@ -6,6 +6,7 @@
 //! system that lost a rename does not know what came after it under these names.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -154,8 +155,8 @@ impl Entries {
     /// What a crash might find; all of it is durable.
     pub(super) fn after_crash(&self, policy: CrashPolicy) -> Entries {
         let (files, mut random) = match policy {
-            CrashPolicy::DropUnsynced => (self.durable.clone(), None),
-            CrashPolicy::KeepAll => (self.current.clone(), None),
+            CrashPolicy::DropUnsynced | CrashPolicy::DropEntries => (self.durable.clone(), None),
+            CrashPolicy::KeepAll | CrashPolicy::DropBytes => (self.current.clone(), None),
             CrashPolicy::Torn { seed } => {
                 let mut random = Random(seed);
                 (self.torn(&mut random), Some(random))
@@ -165,7 +166,7 @@ impl Entries {
         for (path, inode) in files {
             let contents = inode.contents.read();
             let bytes = match (policy, &mut random) {
-                (CrashPolicy::DropUnsynced, _) => Arc::clone(contents.synced()),
+                (CrashPolicy::DropUnsynced | CrashPolicy::DropBytes, _) => Arc::clone(contents.synced()),
                 (CrashPolicy::Torn { .. }, Some(random)) => contents.torn(random),
                 _ => Arc::clone(contents.current()),
             };
@@ -189,6 +190,20 @@ impl Entries {
             }
         }
         files
+    }
+
+    /// See [`MemoryFileSystem::fingerprint`](super::MemoryFileSystem::fingerprint).
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.directories.hash(&mut hasher);
+        for files in [&self.current, &self.durable] {
+            files.len().hash(&mut hasher);
+            for (path, inode) in files {
+                let contents = inode.contents.read();
+                (path, contents.current().hash(), contents.synced().hash()).hash(&mut hasher);
+            }
+        }
+        hasher.finish()
     }
 
     /// A copy with inodes of its own, in which the same things are durable and not.

@@ -31,7 +31,7 @@ impl MemoryFile {
         if !self.is_writable {
             return Err(failed(&self.path, operation, ErrorKind::PermissionDenied));
         }
-        self.shared.before_mutation();
+        self.shared.before_mutation(operation, &self.path, None);
         let state = self.shared.state.read();
         let changed = if state.capacity.is_none() {
             change(&self.inode, u64::MAX)
@@ -74,7 +74,7 @@ impl File for MemoryFile {
     }
 
     fn sync(&self) -> Result<()> {
-        self.shared.before_mutation();
+        self.shared.before_mutation(Operation::Sync, &self.path, None);
         let _state = self.shared.state.read();
         self.inode.contents.write().sync();
         Ok(())

@@ -166,6 +166,42 @@ fn a_torn_rename_leaves_the_old_state_or_the_new_one() {
 }
 
 #[test]
+fn entries_are_lost_without_bytes_and_bytes_without_entries() {
+    let fs = MemoryFileSystem::new();
+    let old = create_durable(&fs, "old", b"one");
+    create_durable(&fs, "gone", b"gone");
+    old.write_at(b"two", 0).unwrap();
+    fs.rename(path("old"), path("renamed")).unwrap();
+    fs.remove_file(path("gone")).unwrap();
+    create(&fs, "new", b"new").sync().unwrap();
+    create(&fs, "newer", b"newer");
+    let crash = |policy| listing(&fs.crash_clone(policy));
+    assert_eq!(crash(CrashPolicy::DropEntries), files(&[("gone", "gone"), ("old", "two")]));
+    let without_bytes = files(&[("new", "new"), ("newer", ""), ("renamed", "one")]);
+    assert_eq!(crash(CrashPolicy::DropBytes), without_bytes);
+    // What each of them leaves is durable.
+    for policy in [CrashPolicy::DropEntries, CrashPolicy::DropBytes] {
+        let once = fs.crash_clone(policy);
+        assert_eq!(listing(&once.crash_clone(CrashPolicy::DropUnsynced)), listing(&once));
+    }
+}
+
+#[test]
+fn torn_entries_survive_independently_of_bytes() {
+    let fs = MemoryFileSystem::new();
+    let old = create_durable(&fs, "old", b"one");
+    old.write_at(b"two", 0).unwrap();
+    create(&fs, "new", b"new").sync().unwrap();
+    let expected = [
+        files(&[("old", "one")]),
+        files(&[("old", "two")]),
+        files(&[("new", "new"), ("old", "one")]),
+        files(&[("new", "new"), ("old", "two")]),
+    ];
+    assert_eq!(torn_listings(&fs), BTreeSet::from(expected));
+}
+
+#[test]
 fn torn_changes_to_different_names_survive_independently() {
     let fs = MemoryFileSystem::new();
     create_durable(&fs, "a", b"a");
@@ -398,6 +434,79 @@ fn the_hook_sees_the_state_before_every_mutation() {
     ];
     assert_eq!(*seen.lock(), (0..).zip(expected).collect::<Vec<_>>());
     assert_eq!(fs.mutations(), 9);
+}
+
+#[test]
+fn the_hook_is_told_what_will_be_done() {
+    let fs = MemoryFileSystem::new();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let hook = {
+        let seen = Arc::clone(&seen);
+        move |mutation: &Mutation<'_>| {
+            let Mutation { index, operation, path, to } = *mutation;
+            seen.lock().push((index, operation, path.to_owned(), to.map(Path::to_owned)));
+        }
+    };
+    fs.set_mutation_hook(Arc::new(hook));
+    fs.create_dir_all(path("x")).unwrap();
+    let file = create(&fs, "x/a", b"one");
+    file.set_len(2).unwrap();
+    file.sync().unwrap();
+    fs.rename(path("x/a"), path("x/b")).unwrap();
+    fs.sync_dir(path("x")).unwrap();
+    fs.remove_file(path("x/b")).unwrap();
+    drop(fs.lock_dir(path("x")).unwrap());
+    let expected = [
+        (Operation::CreateDirectory, "x", None),
+        (Operation::Create, "x/a", None),
+        (Operation::Write, "x/a", None),
+        (Operation::SetLength, "x/a", None),
+        (Operation::Sync, "x/a", None),
+        (Operation::Rename, "x/a", Some("x/b")),
+        (Operation::SyncDirectory, "x", None),
+        (Operation::Remove, "x/b", None),
+        (Operation::Create, "x/LOCK", None),
+    ];
+    let expected = (0..)
+        .zip(expected)
+        .map(|(index, (operation, name, to))| (index, operation, PathBuf::from(name), to.map(PathBuf::from)));
+    assert_eq!(*seen.lock(), expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn the_fingerprint_tells_apart_what_is_found_and_what_is_durable() {
+    let fs = MemoryFileSystem::new();
+    let mut seen = BTreeSet::new();
+    let mut is_new = |fs: &MemoryFileSystem| seen.insert(fs.fingerprint());
+    assert!(is_new(&fs));
+    let file = create(&fs, "a", b"one");
+    assert!(is_new(&fs), "a file that is written");
+    file.sync().unwrap();
+    assert!(is_new(&fs), "its bytes are durable");
+    fs.sync_dir(path("")).unwrap();
+    assert!(is_new(&fs), "its name is durable");
+    file.write_at(b"t", 0).unwrap();
+    assert!(is_new(&fs), "a byte is changed");
+    fs.rename(path("a"), path("b")).unwrap();
+    assert!(is_new(&fs), "its name is changed");
+    fs.replace_bytes(path("b"), b"other".to_vec()).unwrap();
+    assert!(is_new(&fs), "all of it is changed");
+
+    let killed = fs.process_kill_clone();
+    assert_eq!(killed.fingerprint(), fs.fingerprint());
+    assert_ne!(killed.fingerprint(), fs.crash_clone(CrashPolicy::KeepAll).fingerprint());
+    fs.sync_dir(path("")).unwrap();
+    for policy in [CrashPolicy::DropUnsynced, CrashPolicy::KeepAll, CrashPolicy::Torn { seed: 1 }] {
+        assert_eq!(fs.crash_clone(policy).fingerprint(), fs.fingerprint(), "nothing is unsynced: {policy:?}");
+    }
+    // It comes back with the bytes.
+    let before = fs.fingerprint();
+    let file = fs.open(path("b"), OpenMode::ReadWrite).unwrap();
+    file.write_at(b"O", 0).unwrap();
+    assert_ne!(fs.fingerprint(), before);
+    file.write_at(b"o", 0).unwrap();
+    file.sync().unwrap();
+    assert_eq!(fs.fingerprint(), before);
 }
 
 #[test]
