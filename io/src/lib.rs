@@ -35,6 +35,7 @@ pub use fs::{
 pub use log_file::LogFile;
 pub use memory::{CrashPolicy, MemoryFileSystem};
 pub use os::OsFileSystem;
+// Hidden: it is there for the tests of the tests, and does nothing without the feature `planted-bugs`.
 #[doc(hidden)]
 pub use planted::Bug;
 pub use region::Region;
