@@ -285,7 +285,9 @@ impl File for PacedFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        if self.given_up.load(Ordering::Relaxed) {
+        // Nothing is charged for what is not read: it would delay the tables behind this one.
+        let given_up = self.given_up.load(Ordering::Relaxed);
+        if given_up || !self.scrubber.wait(Duration::ZERO) || !self.subject.is_live() {
             return Err(self.give_up());
         }
         let len = buf.len().min(self.pace.step());
@@ -322,5 +324,45 @@ impl File for PacedFile {
 
     fn map(&self, len: usize) -> Result<Region> {
         self.inner.map(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use terrace_io::{FileSystem, MemoryFileSystem};
+
+    use super::*;
+    use crate::Options;
+
+    /// A table that is given up delays none behind it: nothing is charged for what is not read of it.
+    #[test]
+    fn what_is_given_up_is_not_charged() {
+        let memory = MemoryFileSystem::new();
+        let db = Options::new().file_system(Arc::new(memory.clone())).open("/db").unwrap();
+        db.put("key", "value").unwrap();
+        db.flush().unwrap();
+        let name = memory.read_dir(Path::new("/db")).unwrap().into_iter().find(|name| name.ends_with(".sst"));
+        let path = Path::new("/db").join(name.unwrap());
+        let keyspace = db.keyspace("default").unwrap().inner().clone();
+        let number = keyspace.peek().version.tables().next().unwrap().1.meta().number;
+        // A read of 100 bytes is charged 10 µs.
+        let pace = Arc::new(Pace { rate: 10_000_000, begun: Instant::now(), due: Mutex::default() });
+        let charged = || *pace.due.lock();
+        let file = |number| PacedFile {
+            inner: memory.open(&path, OpenMode::Read).unwrap(),
+            subject: Subject { keyspace: keyspace.clone(), number },
+            pace: pace.clone(),
+            scrubber: Arc::default(),
+            given_up: AtomicBool::new(false),
+        };
+        assert_eq!(file(number).read_at(&mut [0; 100], 0).unwrap(), 100);
+        let due = charged();
+        assert!(due >= Duration::from_micros(10));
+        file(number + 1).read_at(&mut [0; 100], 0).unwrap_err();
+        let stopped = file(number);
+        stopped.scrubber.stop();
+        stopped.read_past_cache_at(&mut [0; 100], 0).unwrap_err();
+        assert_eq!(charged(), due);
+        db.close().unwrap();
     }
 }

@@ -35,7 +35,7 @@ pub use fs::{
 pub use log_file::LogFile;
 pub use memory::{CrashPolicy, MemoryFileSystem, Mutation};
 pub use os::OsFileSystem;
-// Hidden: for the tests of the tests. Every crate above asks it, so that it cannot be private.
+// Hidden: it is there for the tests of the tests, and does nothing without the feature `planted-bugs`.
 #[doc(hidden)]
 pub use planted::Bug;
 pub use region::Region;

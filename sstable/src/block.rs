@@ -8,7 +8,7 @@ use std::hint::black_box;
 use terrace_io::{Bug, Checksum, PAGE_BYTES};
 
 use crate::key::{KEY_BYTES_MAX, Kind, VALUE_BYTES_MAX, compare_keys};
-use crate::varint;
+use crate::{Compression, varint};
 
 /// Bytes of a block's header.
 pub(crate) const HEADER_BYTES: usize = 16;
@@ -261,6 +261,16 @@ pub(crate) fn decompress(block: &[u8], out: &mut [u8]) -> Result<(), Wrong> {
         Ok(len) if HEADER_BYTES + len == out.len() => Ok(()),
         _ => Err("this block's Snappy payload is malformed"),
     }
+}
+
+/// The bytes of a raw block without compression, where the table has this one.
+pub(crate) fn unpacked(raw: &[u8], compression: Compression) -> Result<Vec<u8>, Wrong> {
+    if compression == Compression::None || !is_compressed(raw) {
+        return Ok(raw.to_vec());
+    }
+    let mut out = vec![0; decompressed_len(raw)?];
+    decompress(raw, &mut out)?;
+    Ok(out)
 }
 
 #[cfg(test)]

@@ -48,6 +48,7 @@ mod cache;
 mod context;
 mod counters;
 mod cursor;
+mod damaged;
 mod fences;
 mod filter;
 mod footer;
@@ -71,6 +72,8 @@ mod varint;
 mod verify;
 mod writer;
 
+#[cfg(test)]
+mod flawed;
 #[cfg(test)]
 mod testing;
 

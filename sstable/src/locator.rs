@@ -1,6 +1,8 @@
 //! The locator: a static hash table from the keys of a table to the block and slot where the newest version of each
-//! stands, so that a get waits for a bucket and for the entry, and one of a key that is not there for a bucket only. It
-//! is read where it lies in the file. Frozen: `docs/format.md` §2.7.
+//! stands. A get waits for memory twice: for a bucket, and for the block, of which header, slot and entry are fetched
+//! at once, the entry where it should be if all are of one length; a third time if it is not there. A get of a key that
+//! is not there waits for a bucket only, as a rule. The locator is read where it lies in the file. Frozen:
+//! `docs/format.md` §2.7.
 
 use terrace_io::Result;
 use xxhash_rust::xxh3::xxh3_64_with_seed;

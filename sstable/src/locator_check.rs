@@ -9,9 +9,9 @@ use crate::locator::{
     BUCKET_ENTRIES_MAX, LINE_BYTES, LOOKUP_BUCKETS_MAX, Location, Locator, LocatorHeader, WORD_BYTES, hash,
 };
 use crate::storage::Storage;
-use crate::verify::Damage;
+use crate::verify::{Damage, VerifyReport};
 
-/// Of lookups that fail, no more places are listed: all keys of a locator with a wrong header fail.
+/// Of lookups that fail, more places are counted and not listed: all keys of a locator with a wrong header fail.
 const BUCKETS_LISTED_MAX: usize = 20;
 
 /// Compares the locator of a table with the keys, which it is told in order.
@@ -25,6 +25,8 @@ pub(crate) struct LocatorCheck<'s> {
     /// Where it is damaged so that lookups fail: many of them do for one such place.
     failed: BTreeSet<u64>,
     damages: Vec<Damage>,
+    /// How many places are wrong that are not in `damages`.
+    unlisted: u64,
 }
 
 impl<'s> LocatorCheck<'s> {
@@ -38,6 +40,7 @@ impl<'s> LocatorCheck<'s> {
             slot_max: 0,
             failed: BTreeSet::new(),
             damages: Vec::new(),
+            unlisted: 0,
         }
     }
 
@@ -59,22 +62,16 @@ impl<'s> LocatorCheck<'s> {
                 }
             }
             Ok(None) => {
-                let at = self.storage.metadata.file_offset(self.locator.bucket_at(home));
-                if !self.failed.insert(at) || self.failed.len() > BUCKETS_LISTED_MAX {
-                    return;
-                }
+                let offset = self.storage.metadata.file_offset(self.locator.bucket_at(home));
                 let Location { block, slot } = location;
-                let what = format!(
-                    "the locator does not lead from this bucket to slot {slot} of block {block}, \
-                     the newest version of its key"
-                );
-                self.damage(self.locator.bucket_at(home), what);
+                self.fails(offset, || {
+                    format!(
+                        "the locator does not lead from this bucket to slot {slot} of block {block}, \
+                         the newest version of its key"
+                    )
+                });
             }
-            Err(Error::Corruption { offset, what, .. }) => {
-                if self.failed.insert(offset) && self.failed.len() <= BUCKETS_LISTED_MAX {
-                    self.damages.push(Damage { offset, what, loses_entries: false });
-                }
-            }
+            Err(Error::Corruption { offset, what, .. }) => self.fails(offset, || what),
             Err(error) => self.damage(self.locator.bucket_at(home), error.to_string()),
         }
     }
@@ -90,29 +87,29 @@ impl<'s> LocatorCheck<'s> {
         Ok(None)
     }
 
-    /// What is wrong, as far as it was not asked for before.
-    pub(crate) fn damages(&mut self) -> Vec<Damage> {
-        std::mem::take(&mut self.damages)
+    /// Adds to the report what is wrong, as far as that was not done before.
+    pub(crate) fn tell(&mut self, report: &mut VerifyReport) {
+        self.damages.drain(..).for_each(|damage| report.add(damage));
+        report.damage_count += std::mem::take(&mut self.unlisted);
     }
 
     /// All keys have been told if `is_complete`; otherwise some blocks could not be read. Goes through the buckets, and
-    /// says what is wrong in them and on the whole.
-    pub(crate) fn finish(mut self, is_complete: bool) -> Vec<Damage> {
-        let (mut entries, mut in_a_row) = (0, 0);
+    /// adds to the report what is wrong in them and on the whole.
+    pub(crate) fn finish(mut self, is_complete: bool, report: &mut VerifyReport) {
+        let mut entries = 0;
+        let mut row = Row::new(self.locator.header.buckets);
         // Where lookups fail, it is not known which buckets others have to go through.
         let all_passed = is_complete && self.failed.is_empty();
         for index in 0..self.locator.header.buckets {
             let at = self.locator.bucket_at(index);
             let contents = match self.locator.contents(&self.storage.metadata, index) {
                 Ok(contents) => contents,
-                Err(Error::Corruption { offset, what, .. }) => {
-                    if self.failed.insert(offset) {
-                        self.damages.push(Damage { offset, what, loses_entries: false });
-                    }
-                    continue;
-                }
                 Err(error) => {
-                    self.damage(at, error.to_string());
+                    row.push(false);
+                    match error {
+                        Error::Corruption { offset, what, .. } => self.fails(offset, || what),
+                        error => self.damage(at, error.to_string()),
+                    }
                     continue;
                 }
             };
@@ -124,19 +121,22 @@ impl<'s> LocatorCheck<'s> {
                     "a word behind the entries of a bucket of the locator is not zero",
                 );
             }
-            in_a_row = if contents.overflows { in_a_row + 1 } else { 0 };
+            let is_too_long = row.push(contents.overflows);
             if contents.overflows && contents.entries < BUCKET_ENTRIES_MAX as usize {
                 self.damage(at, "a bucket of the locator overflows and is not full");
-            } else if in_a_row == LOOKUP_BUCKETS_MAX {
-                self.damage(at, format!("{in_a_row} buckets of the locator in a row overflow"));
+            } else if is_too_long {
+                self.damage(at, row.what());
             } else if all_passed && contents.overflows && !self.passed[index as usize] {
                 self.damage(at, "a bucket of the locator overflows without need");
             }
         }
+        if let Some(index) = row.around_the_end() {
+            self.damage(self.locator.bucket_at(index), row.what());
+        }
         if is_complete {
             self.check_header(entries);
         }
-        self.damages
+        self.tell(report);
     }
 
     fn check_header(&mut self, entries: u64) {
@@ -153,8 +153,55 @@ impl<'s> LocatorCheck<'s> {
         }
     }
 
+    /// Lookups that come to `offset` fail.
+    fn fails(&mut self, offset: u64, what: impl FnOnce() -> String) {
+        if !self.failed.insert(offset) {
+            return;
+        }
+        if self.failed.len() <= BUCKETS_LISTED_MAX {
+            self.damages.push(Damage { offset, what: what(), loses_entries: false });
+        } else {
+            self.unlisted += 1;
+        }
+    }
+
     fn damage(&mut self, at: usize, what: impl Into<String>) {
         let offset = self.storage.metadata.file_offset(at);
         self.damages.push(Damage { offset, what: what.into(), loses_entries: false });
+    }
+}
+
+/// Buckets in a row that overflow, where after the last bucket comes the first. No lookup goes through as many as
+/// `limit`.
+struct Row {
+    limit: u32,
+    /// How many were pushed.
+    buckets: u32,
+    /// How many overflow at the beginning, and how many at the end.
+    leading: u32,
+    trailing: u32,
+}
+
+impl Row {
+    fn new(buckets: u32) -> Row {
+        Row { limit: buckets.min(LOOKUP_BUCKETS_MAX), buckets: 0, leading: 0, trailing: 0 }
+    }
+
+    /// The next bucket. True if it is the one that makes a row too long.
+    fn push(&mut self, overflows: bool) -> bool {
+        self.leading += u32::from(overflows && self.leading == self.buckets);
+        self.trailing = if overflows { self.trailing + 1 } else { 0 };
+        self.buckets += 1;
+        self.trailing == self.limit
+    }
+
+    /// Behind the last bucket: the one that makes the row around the end too long, if that is what does it.
+    fn around_the_end(&self) -> Option<u32> {
+        let told = self.leading >= self.limit || self.trailing >= self.limit;
+        (!told && self.leading + self.trailing >= self.limit).then(|| self.limit - self.trailing - 1)
+    }
+
+    fn what(&self) -> String {
+        format!("{} buckets of the locator in a row overflow", self.limit)
     }
 }

@@ -2,7 +2,7 @@
 //! forged and damaged locators lead to errors, to misses or past the locator, and verification notices all of them.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -493,6 +493,116 @@ fn verification_names_what_is_wrong() {
     let word = buckets.flat_map(|b| 16 * b + 1..16 * b + 16).find(|w| is_its(forgery.word(*w))).unwrap();
     let older = findings(word, forgery.word(word) + 1);
     assert!(older.len() == 1 && older[0].what.contains("the newest version"), "{older:?}");
+}
+
+#[test]
+fn every_failing_bucket_is_counted_and_some_are_listed() {
+    let entries = numbers(2000);
+    let forgery = Forgery::new(&entries);
+    let id = forgery.meta.table_id;
+    let header = forgery.tables.table(&forgery.meta).locator().unwrap().unwrap();
+    let homes: BTreeSet<u32> = entries.iter().map(|entry| header.home(hash(&entry.0, id))).collect();
+    // Buckets without entries: no lookup leads anywhere. The words that were entries are found one by one, by bucket.
+    forgery.forge(|locator| {
+        for bucket in locator[LINE_BYTES..].as_chunks_mut::<LINE_BYTES>().0 {
+            bucket[..WORD_BYTES].fill(0);
+        }
+    });
+    let report = forgery.tables.verify(1);
+    let listed = |what: &str| report.damages.iter().filter(|damage| damage.what.contains(what)).count();
+    assert_eq!(listed("does not lead"), 20);
+    let others = listed("behind the entries") + listed("entries, but there are");
+    assert_eq!(others, header.buckets as usize + 1);
+    assert_eq!(report.damages.len(), 20 + others);
+    assert_eq!(report.damage_count, (homes.len() + others) as u64);
+    assert!(!report.loses_entries);
+}
+
+/// As many buckets in a row as no lookup may go through, across the end: no writer makes such a locator, so the keys of
+/// a table are exchanged until they overflow it so.
+#[test]
+fn a_row_of_overflowing_buckets_across_the_end_is_noticed() {
+    for (len, is_too_long) in [(LOOKUP_BUCKETS_MAX - 1, false), (LOOKUP_BUCKETS_MAX, true)] {
+        let entries: Vec<Entry> = (0..2400).map(|i| put([&number(i)[..], b"????"].concat(), 1, "")).collect();
+        let tables = Tables::new();
+        let options = TableOptions { filter_bits_per_key: 0, ..options(Compression::None) };
+        let meta = tables.write(1, &options, &entries);
+        let (parts, table) = (Parts::of(&tables, &meta), tables.table(&meta));
+        let header = table.locator().unwrap().unwrap();
+        assert_eq!(header.buckets, 200);
+        let home = |key: &[u8]| header.home(hash(key, meta.table_id));
+
+        // How many keys are to be at home in each bucket: one too many at the start of the row, as many as have room in
+        // the rest of it, and some in the others.
+        let first = 200 - len / 2;
+        let mut room = [11; 200];
+        for index in 0..len {
+            room[((first + index) % 200) as usize] = BUCKET_ENTRIES_MAX + u32::from(index == 0);
+        }
+        // The first and the last key stand in the properties too.
+        for entry in [&entries[0], &entries[2399]] {
+            room[home(&entry.0) as usize] -= 1;
+        }
+        let mut bytes = tables.bytes(&tables.path(1));
+        let mut keys = vec![entries[0].0.clone()];
+        // The row first; what comes behind it goes wherever there is room.
+        let mut row: Vec<u32> = (0..len).map(|index| (first + index) % 200).collect();
+        for entry in &entries[1..2399] {
+            row.retain(|bucket| room[*bucket as usize] > 0);
+            let mut key = entry.0.clone();
+            let suffix = key.len() - 4;
+            let fits = |key: &[u8]| match row.first() {
+                Some(bucket) => home(key) == *bucket,
+                None => room[home(key) as usize] > 0,
+            };
+            let found = (0..u32::MAX).find(|i| {
+                key[suffix..].copy_from_slice(&i.to_be_bytes());
+                fits(&key)
+            });
+            assert!(found.is_some());
+            room[home(&key) as usize] -= 1;
+            let at = bytes.windows(suffix).position(|window| *window == entry.0[..suffix]).unwrap();
+            bytes[at + suffix..at + suffix + 4].copy_from_slice(&key[suffix..]);
+            keys.push(key);
+        }
+        keys.push(entries[2399].0.clone());
+
+        let place = place(&table);
+        let mut locator = vec![[0; LINE_BYTES]; 200];
+        let blocks = layout(&table).unwrap().blocks;
+        let slots = blocks
+            .iter()
+            .enumerate()
+            .flat_map(|(block, info)| (0..info.entries).map(move |slot| (block, slot)));
+        for (key, (block, slot)) in keys.iter().zip(slots) {
+            let location = (block as u32) << header.slot_bits | slot as u32;
+            assert!(insert(&mut locator, &header, hash(key, meta.table_id), location));
+        }
+        bytes[place.start + LINE_BYTES..place.end].copy_from_slice(locator.as_flattened());
+        parts.seal(&mut bytes);
+        tables.replace(bytes);
+
+        let table = tables.table(&meta);
+        for key in &keys {
+            assert!(table.get(key, 9).unwrap().is_some());
+        }
+        // A key that is not there, but would be at home where the row begins, and is within the range of the table.
+        let is_absent = |key: &Vec<u8>| home(key) == first && !keys.contains(key);
+        let absent =
+            (0..).map(|i: u32| [&number(1000)[..], &i.to_be_bytes()].concat()).find(is_absent).unwrap();
+        let got = table.get(&absent, 9);
+        let report = tables.verify(1);
+        if is_too_long {
+            assert!(got.unwrap_err().is_corruption());
+            let last = (first + len - 1) % 200;
+            let offset = (place.start + LINE_BYTES * (1 + last as usize)) as u64;
+            assert_eq!((report.damage_count, report.damages[0].offset), (1, offset), "{:?}", report.damages);
+            assert!(report.damages[0].what.contains("64 buckets of the locator in a row overflow"));
+        } else {
+            assert!(got.unwrap().is_none());
+            assert!(report.is_ok(), "{:?}", report.damages);
+        }
+    }
 }
 
 proptest! {

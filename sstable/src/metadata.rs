@@ -3,15 +3,15 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use terrace_io::{
     Checksum, Error, FileSystem, OpenMode, PAGE_BYTES, Region, Result, read_exact_past_cache_at,
 };
 
-use crate::TableCounters;
 use crate::footer::Footer;
+use crate::{TableCounters, reread};
 
 /// A set of numbers below a bound that only grows. Shared between threads.
 #[derive(Debug)]
@@ -50,8 +50,10 @@ pub(crate) struct Metadata {
     verified: Bits,
     /// Where the file is, to read a chunk once more if it is wrong.
     source: Option<(Arc<dyn FileSystem>, Arc<TableCounters>)>,
-    /// The region as the device has it, once a chunk was found wrong; `None` in it if that cannot be read.
-    second: OnceLock<Option<Box<[u8]>>>,
+    /// The metadata region as the device has it, once a chunk was found wrong and that could be read.
+    second: OnceLock<Box<[u8]>>,
+    /// Whether it was counted and told that memory and the device disagree.
+    told: AtomicBool,
     path: Arc<Path>,
 }
 
@@ -69,11 +71,12 @@ impl Metadata {
             verified: Bits::new(chunks),
             source: None,
             second: OnceLock::new(),
+            told: AtomicBool::new(false),
             path,
         }
     }
 
-    /// From here on a chunk that is wrong is read once more from the device, and counted if it is right there.
+    /// From here on a chunk that is wrong is read once more from the device. That it is right there is counted once.
     pub(crate) fn set_source(&mut self, fs: Arc<dyn FileSystem>, counters: Arc<TableCounters>) {
         self.source = Some((fs, counters));
     }
@@ -87,6 +90,12 @@ impl Metadata {
     /// Gives the region back.
     pub(crate) fn into_region(self) -> Region {
         self.region
+    }
+
+    /// Bytes of heap that hold the region, and what was read of the device.
+    pub(crate) fn heap_bytes(&self) -> u64 {
+        let region = if self.region.is_mapped() { 0 } else { self.region.len() };
+        (region + self.second.get().map_or(0, |second| second.len())) as u64
     }
 
     /// Takes every chunk for checked: for a reader that has checked (and reported) them itself.
@@ -163,23 +172,30 @@ impl Metadata {
     /// The bytes of a range in which a chunk is wrong, as the device has them; `error` if they are no better there.
     #[cold]
     fn second_look(&self, range: Range<usize>, error: Error) -> Result<&[u8]> {
+        let Some((fs, counters)) = &self.source else { return Err(error) };
+        let second = match self.second.get() {
+            Some(second) => second,
+            None => match self.read_device(&**fs) {
+                Ok(bytes) => self.second.get_or_init(|| bytes),
+                Err(why) => return Err(reread::not_read_again(error, &why)),
+            },
+        };
         let (first, last) = (range.start / PAGE_BYTES, (range.end - 1) / PAGE_BYTES);
-        let are_right = |bytes: &[u8]| (first..=last).all(|chunk| self.is_right(chunk, bytes));
-        let second = self.second.get_or_init(|| {
-            let (fs, counters) = self.source.as_ref()?;
-            let mut bytes = vec![0; self.len];
-            let file = fs.open(&self.path, OpenMode::Read).ok()?;
-            read_exact_past_cache_at(&*file, &mut bytes, self.file_offset).ok()?;
-            if are_right(&bytes) {
-                counters.disagreement();
-                tracing::warn!(%error, "the page cache is wrong and the device is right");
-            }
-            Some(bytes.into())
-        });
-        match second {
-            Some(bytes) if are_right(bytes) => Ok(&bytes[range]),
-            _ => Err(error),
+        if !(first..=last).all(|chunk| self.is_right(chunk, second)) {
+            return Err(error);
         }
+        if !self.told.swap(true, Ordering::Relaxed) {
+            counters.disagreement();
+            tracing::warn!(%error, "the page cache is wrong and the device is right");
+        }
+        Ok(&second[range])
+    }
+
+    fn read_device(&self, fs: &dyn FileSystem) -> Result<Box<[u8]>> {
+        let mut bytes = vec![0; self.len];
+        let file = fs.open(&self.path, OpenMode::Read)?;
+        read_exact_past_cache_at(&*file, &mut bytes, self.file_offset)?;
+        Ok(bytes.into())
     }
 
     /// The error that says what is wrong at `at` of the metadata region.

@@ -1,108 +1,16 @@
 //! A page cache that is wrong about a file: whatever byte of a table it gets wrong, every read gives what the device
 //! has, and what is wrong on the device too is an error.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use terrace_io::{Advice, DirectoryLock, Medium, Region};
+use terrace_io::PAGE_BYTES;
 
 use super::*;
+use crate::flawed::Flaws;
 use crate::testing::*;
 use crate::*;
 
-/// A file system whose page cache has one bit of every file wrong.
-#[derive(Debug)]
-struct WrongCache {
-    inner: Arc<dyn FileSystem>,
-    /// Which byte.
-    at: Arc<AtomicUsize>,
-}
-
-#[derive(Debug)]
-struct WrongFile {
-    inner: Arc<dyn File>,
-    at: Arc<AtomicUsize>,
-}
-
-impl WrongFile {
-    fn spoil(&self, bytes: &mut [u8], offset: u64) {
-        let at = self.at.load(Ordering::Relaxed).checked_sub(offset as usize);
-        if let Some(byte) = at.and_then(|at| bytes.get_mut(at)) {
-            *byte ^= 0x10;
-        }
-    }
-}
-
-impl FileSystem for WrongCache {
-    fn create_dir_all(&self, path: &Path) -> Result<()> {
-        self.inner.create_dir_all(path)
-    }
-    fn read_dir(&self, path: &Path) -> Result<Vec<String>> {
-        self.inner.read_dir(path)
-    }
-    fn open(&self, path: &Path, mode: OpenMode) -> Result<Arc<dyn File>> {
-        let inner = self.inner.open(path, mode)?;
-        Ok(Arc::new(WrongFile { inner, at: Arc::clone(&self.at) }))
-    }
-    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.inner.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> Result<()> {
-        self.inner.remove_file(path)
-    }
-    fn sync_dir(&self, path: &Path) -> Result<()> {
-        self.inner.sync_dir(path)
-    }
-    fn lock_dir(&self, path: &Path) -> Result<Box<dyn DirectoryLock>> {
-        self.inner.lock_dir(path)
-    }
-    fn lock_dir_shared(&self, path: &Path) -> Result<Option<Box<dyn DirectoryLock>>> {
-        self.inner.lock_dir_shared(path)
-    }
-    fn medium(&self, path: &Path) -> Result<Medium> {
-        self.inner.medium(path)
-    }
-}
-
-impl File for WrongFile {
-    fn path(&self) -> &Path {
-        self.inner.path()
-    }
-    fn len(&self) -> Result<u64> {
-        self.inner.len()
-    }
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        let read = self.inner.read_at(buf, offset)?;
-        self.spoil(&mut buf[..read], offset);
-        Ok(read)
-    }
-    fn read_past_cache_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        self.inner.read_past_cache_at(buf, offset)
-    }
-    fn write_at(&self, buf: &[u8], offset: u64) -> Result<usize> {
-        self.inner.write_at(buf, offset)
-    }
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.inner.set_len(len)
-    }
-    fn sync(&self) -> Result<()> {
-        self.inner.sync()
-    }
-    fn start_writeback(&self, offset: u64, len: u64) {
-        self.inner.start_writeback(offset, len);
-    }
-    fn advise(&self, advice: Advice, offset: u64, len: u64) {
-        self.inner.advise(advice, offset, len);
-    }
-    fn map(&self, len: usize) -> Result<Region> {
-        let mut bytes = self.inner.map(len)?.to_vec();
-        self.spoil(&mut bytes, 0);
-        Ok(Region::from_vec(bytes))
-    }
-}
-
 /// Contexts over the wrong cache: mapped, on the heap, by `pread`.
-fn contexts(tables: &Tables, at: &Arc<AtomicUsize>) -> Vec<Arc<TableContext>> {
-    let fs: Arc<dyn FileSystem> = Arc::new(WrongCache { inner: Arc::clone(&tables.fs), at: Arc::clone(at) });
+fn contexts(tables: &Tables, flaws: &Arc<Flaws>) -> Vec<Arc<TableContext>> {
+    let fs = tables.flawed(flaws);
     let context = || TableContext { heap_table_bytes: 0, ..TableContext::new(Arc::clone(&fs), &tables.dir) };
     vec![
         Arc::new(context()),
@@ -114,18 +22,17 @@ fn contexts(tables: &Tables, at: &Arc<AtomicUsize>) -> Vec<Arc<TableContext>> {
 #[test]
 fn what_only_memory_has_wrong_is_served_right() {
     for compression in COMPRESSIONS {
-        let tables = Tables::new();
         let mut entries: Vec<Entry> =
             (0..400).map(|i| put(format!("key{i:04}"), 7 + i, vec![(i % 251) as u8; 60])).collect();
         entries.push(put("large", 4, vec![0x5a; 9600]));
         let entries = in_order(entries);
-        let meta = tables.write(1, &options(compression), &entries);
-        let at = Arc::new(AtomicUsize::new(usize::MAX));
+        let (tables, meta, _) = Tables::with(compression, &entries);
+        let flaws = Arc::<Flaws>::default();
         let len = meta.file_len as usize;
         // All of the end, and some of the blocks.
         for spoiled in (0..len).filter(|at| at + 200 > len || at % 89 == 0) {
-            at.store(spoiled, Ordering::Relaxed);
-            for context in contexts(&tables, &at) {
+            flaws.spoiled.set(spoiled as u64);
+            for context in contexts(&tables, &flaws) {
                 let table = Table::new(Arc::clone(&context), meta.clone());
                 for entry in entries.iter().step_by(5) {
                     let found = table.get(&entry.0, entry.1).unwrap().unwrap();
@@ -147,8 +54,8 @@ fn what_only_memory_has_wrong_is_served_right() {
                 assert_eq!(report.entries, entries.len() as u64);
             }
         }
-        at.store(100, Ordering::Relaxed);
-        for context in contexts(&tables, &at) {
+        flaws.spoiled.set(100);
+        for context in contexts(&tables, &flaws) {
             let table = Table::new(Arc::clone(&context), meta.clone());
             table.get(&entries[0].0, entries[0].1).unwrap();
             assert_eq!(context.counters.totals().disagreements, 1);
@@ -158,13 +65,11 @@ fn what_only_memory_has_wrong_is_served_right() {
 
 #[test]
 fn what_the_device_has_wrong_is_an_error() {
-    let tables = Tables::new();
     let entries: Vec<Entry> = (0..400).map(|i| put(format!("key{i:04}"), 7, vec![3; 60])).collect();
-    let meta = tables.write(1, &options(Compression::None), &entries);
-    let mut bytes = tables.bytes(&tables.path(1));
+    let (tables, meta, mut bytes) = Tables::with(Compression::None, &entries);
     bytes[5000] ^= 1;
-    tables.memory.replace_bytes(&tables.path(1), bytes).unwrap();
-    for context in contexts(&tables, &Arc::new(AtomicUsize::new(usize::MAX))) {
+    tables.replace(bytes);
+    for context in contexts(&tables, &Arc::default()) {
         let table = Table::new(Arc::clone(&context), meta.clone());
         let mut cursor = table.cursor(ScanMode::Stream { drop_behind: false });
         let mut step = cursor.seek_to_first();
@@ -175,5 +80,62 @@ fn what_the_device_has_wrong_is_an_error() {
         assert!(matches!(error, Error::Corruption { offset: 4096, .. }), "{error}");
         let totals = context.counters.totals();
         assert_eq!((totals.checksum_failures, totals.disagreements), (1, 0));
+    }
+}
+
+/// A table with chunks of metadata that hold nothing but buckets of its locator, and so are not read when it is opened.
+fn large_table() -> (Tables, TableMeta, Vec<u8>, u64) {
+    let entries: Vec<Entry> = (0..20_000).map(|i| put(format!("key{i:05}"), 7, "")).collect();
+    let (tables, meta, bytes) = Tables::with(Compression::None, &entries);
+    let start = Parts::of(&tables, &meta).footer.meta_offset();
+    (tables, meta, bytes, start)
+}
+
+/// Where chunk `number` of metadata is in the metadata region.
+fn chunk(number: usize) -> Range<usize> {
+    number * PAGE_BYTES..(number + 1) * PAGE_BYTES
+}
+
+#[test]
+fn metadata_that_only_memory_has_wrong_counts_once_whatever_was_found_before() {
+    let (tables, meta, good, start) = large_table();
+    let mut bytes = good.clone();
+    bytes[start as usize + chunk(2).start + 100] ^= 1;
+    tables.replace(bytes);
+    let flaws = Arc::<Flaws>::default();
+    flaws.spoiled.set(start + chunk(3).start as u64 + 100);
+    for context in contexts(&tables, &flaws) {
+        let table = Table::new(Arc::clone(&context), meta.clone());
+        let metadata = &table.storage().unwrap().metadata;
+        let before = table.heap_bytes();
+        // First what is wrong on the device too: it is read once more, and is no better.
+        assert!(metadata.bytes(chunk(2)).is_err());
+        assert_eq!(context.counters.totals().disagreements, 0);
+        let read = table.heap_bytes() - before;
+        assert!(read > 100_000, "what was read of the device is on the heap: {read}");
+        for _ in 0..3 {
+            assert_eq!(metadata.bytes(chunk(3)).unwrap(), &good[start as usize..][chunk(3)]);
+        }
+        assert_eq!(context.counters.totals().disagreements, 1);
+        assert!(metadata.bytes(chunk(2)).is_err());
+    }
+}
+
+#[test]
+fn a_second_look_at_metadata_that_fails_says_why_and_is_tried_again() {
+    let (tables, meta, good, start) = large_table();
+    let flaws = Arc::<Flaws>::default();
+    for context in contexts(&tables, &flaws) {
+        flaws.spoiled.set(start + chunk(3).start as u64 + 100);
+        flaws.unreadable.set(u64::MAX);
+        let table = Table::new(Arc::clone(&context), meta.clone());
+        let metadata = &table.storage().unwrap().metadata;
+        flaws.unreadable.set(start + chunk(1).start as u64);
+        let error = metadata.bytes(chunk(3)).unwrap_err();
+        let offset = start + chunk(3).start as u64;
+        assert!(matches!(error, Error::Corruption { offset: at, .. } if at == offset), "{error}");
+        assert!(error.to_string().contains("could not be read once more: cannot read"), "{error}");
+        flaws.unreadable.set(u64::MAX);
+        assert_eq!(metadata.bytes(chunk(3)).unwrap(), &good[start as usize..][chunk(3)]);
     }
 }

@@ -1,11 +1,16 @@
 //! What can still be read of a damaged table: every entry of every block whose checksum is right, in order, by `pread`.
 //!
 //! Blocks are found by the fences, if these can be read at all, whatever their checksums say: a block vouches for
-//! itself, since its checksum covers the table's id and its own place. Without fences, in a file that was cut for one,
-//! blocks are found one after the other by their checksums alone. That takes knowing the table's id, from the footer or
-//! from the manifest.
+//! itself, since its checksum covers the table's id and its own place. One that is wrong is read once more past the
+//! page cache.
 //!
-//! A block that is wrong is read once more past the page cache. One thread owns a salvage; nothing is ever written.
+//! Without fences, in a file that was cut for one, blocks are looked for by their checksums alone. That takes knowing
+//! the table's id, from the footer or from the manifest. In a table without compression every page is tried; in a
+//! Snappy table a block begins where the one before ends, so that all behind the first damaged block is lost, and there
+//! is no second look past the page cache where no block is found. (To try every byte behind it would cost the square of
+//! the length.)
+//!
+//! One thread owns a salvage; nothing is ever written.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -13,13 +18,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use terrace_io::{
-    Checksum, Error, File, FileSystem, OpenMode, PAGE_BYTES, Region, Result, ScanReader, read_exact_at,
+    Checksum, Error, File, FileSystem, OpenMode, PAGE_BYTES, Result, ScanReader, read_exact_at,
     read_exact_past_cache_at,
 };
 
 use crate::block::{self, BLOCK_BYTES_MAX, BlockHead, EntryHead, HEADER_BYTES, SHARED_PAYLOAD_BYTES_MAX};
+use crate::damaged::{self, Flaw, ReadExact};
 use crate::footer::{FOOTER_BYTES, Footer, KIND_PROPERTIES};
-use crate::storage::Storage;
+use crate::storage::{Storage, has_right_tail};
 use crate::{
     Compression, KEY_BYTES_MAX, Kind, Properties, SEQUENCE_MAX, VALUE_BYTES_MAX, compare_internal, reread,
     varint,
@@ -41,8 +47,8 @@ pub struct LostBlocks {
 /// How blocks are found.
 #[derive(Debug)]
 enum Blocks {
-    /// By the fences; the next one's number.
-    Fences { storage: Box<Storage>, index: usize },
+    /// By the fences; the next one's number, and where the last one ends whose place is known.
+    Fences { storage: Box<Storage>, index: usize, end: u64 },
     /// By their checksums; where the next one should start, where there are none any more, and whether there may have
     /// been some behind that.
     Checksums { at: u64, end: u64, is_cut: bool },
@@ -75,11 +81,15 @@ impl TableSalvage {
     ///
     /// # Errors
     /// If nothing can be read of it: [`Error::Corruption`] if there are neither fences nor a known id to find blocks by,
-    /// or if this is another table than the known one; errors of the file system.
+    /// or if this is another table than the known one; [`Error::UnsupportedFormat`] if its footer or its directory is
+    /// intact and says so: what it means is not known then, deletes for one; errors of the file system.
     pub fn open(fs: &dyn FileSystem, path: &Path, known: Option<(u64, Compression)>) -> Result<TableSalvage> {
         let file = fs.open(path, OpenMode::Read)?;
         let file_len = file.len()?;
-        let footer = read_footer(&*file, path, file_len);
+        let footer = match read_footer(&*file, path, file_len) {
+            Err(error @ Error::UnsupportedFormat { .. }) => return Err(error),
+            read => read,
+        };
         if let (Some((expected, _)), Ok(footer)) = (known, &footer)
             && footer.table_id != expected
         {
@@ -87,10 +97,7 @@ impl TableSalvage {
             return Err(Error::corruption(path, file_len - FOOTER_BYTES as u64, what));
         }
         let (storage, mut metadata_damage) = match &footer {
-            Ok(footer) => match read_metadata(&*file, path, footer, file_len) {
-                Ok((storage, damage)) => (Some(storage), damage),
-                Err(error) => (None, Some(error)),
-            },
+            Ok(footer) => read_metadata(&*file, path, *footer)?,
             Err(error) => (None, Some(error.clone())),
         };
         let table_id = footer.as_ref().map(|footer| footer.table_id).ok().or(known.map(|(id, _)| id));
@@ -107,7 +114,7 @@ impl TableSalvage {
         };
         let data_end = footer.as_ref().map_or(file_len, |footer| footer.data_len.min(file_len));
         let blocks = match storage {
-            Some(storage) => Blocks::Fences { storage: Box::new(storage), index: 0 },
+            Some(storage) => Blocks::Fences { storage: Box::new(storage), index: 0, end: 0 },
             None => Blocks::Checksums { at: 0, end: data_end, is_cut: footer.is_err() },
         };
         let reader = ScanReader::new(Arc::clone(&file), 0..data_end, ScanReader::WINDOW_BYTES, true);
@@ -167,11 +174,8 @@ impl TableSalvage {
             }
             self.slot = 0;
         }
-        // Every entry was looked at when the block was read.
-        match self.head.entry(&self.block, self.slot) {
-            Ok(entry) => self.entry = entry,
-            Err(_) => return false,
-        }
+        let entry = self.head.entry(&self.block, self.slot);
+        self.entry = entry.expect("every entry was decoded when the block was taken");
         self.entries_read += 1;
         true
     }
@@ -201,18 +205,18 @@ impl TableSalvage {
         self.head = BlockHead::EMPTY;
         loop {
             let (extent, read) = match &mut self.blocks {
-                Blocks::Fences { storage, index } => {
+                Blocks::Fences { storage, index, end } => {
                     if *index >= storage.fences.len() {
                         return false;
                     }
                     *index += 1;
                     match storage.extent(*index - 1) {
-                        Ok(extent) => (extent.clone(), self.read_block(&extent)),
-                        Err(error) => {
-                            // Where it is cannot be told; it is not before the one before.
-                            let at = self.lost.last().map_or(0, |lost| lost.bytes.end);
-                            (at..at, Err(message(&error)))
+                        Ok(extent) => {
+                            *end = extent.end;
+                            (extent.clone(), self.read_block(&extent))
                         }
+                        // Where it is cannot be told; it is not before the one before.
+                        Err(error) => (*end..*end, Err(message(&error))),
                     }
                 }
                 Blocks::Checksums { at, end, is_cut } => {
@@ -239,30 +243,9 @@ impl TableSalvage {
 
     /// The bytes of a block whose place is known, checked and not compressed.
     fn read_block(&mut self, extent: &Range<u64>) -> Result<Vec<u8>, String> {
-        let len = usize::try_from(extent.end - extent.start).map_err(|_| "the block is too long")?;
-        let raw = match self.reader.read(extent.start, len) {
-            Ok((buffer, range))
-                if block::has_right_checksum(self.table_id, extent.start, &buffer[range.clone()]) =>
-            {
-                return self.unpacked(&buffer[range]);
-            }
-            // A window may hold a place that the device cannot read, and this block be beside it.
-            Ok(_) | Err(_) if extent.end <= self.file_len => {
-                reread::block(&*self.file, self.table_id, extent.start, len)
-            }
-            Ok(_) => return Err("the file ends in the middle of a block".into()),
-            Err(error) => Err(error),
-        };
-        self.unpacked(&raw.map_err(|error| message(&error))?)
-    }
-
-    fn unpacked(&self, raw: &[u8]) -> Result<Vec<u8>, String> {
-        if self.compression == Compression::None || !block::is_compressed(raw) {
-            return Ok(raw.to_vec());
-        }
-        let mut out = vec![0; block::decompressed_len(raw)?];
-        block::decompress(raw, &mut out)?;
-        Ok(out)
+        let read = reread::block_through(&*self.file, &mut self.reader, self.table_id, extent);
+        let (raw, _) = read.map_err(|error| message(&error))?;
+        Ok(block::unpacked(&raw, self.compression)?)
     }
 
     /// Looks for a block that starts at `start`, of a length that only its checksum tells. If there is none, says how far
@@ -302,14 +285,14 @@ impl TableSalvage {
         let (key_len, key_len_len) = varint::read32(rest)?;
         let (value_len, value_len_len) = varint::read32(&rest[key_len_len..])?;
         let head_len = HEADER_BYTES + 1 + key_len_len + value_len_len;
-        // Of a delta nothing is known but that it takes 10 bytes at most, which may or may not need a page more.
-        let least = head_len as u64 + u64::from(key_len) + u64::from(value_len) + block::SLOT_BYTES as u64;
-        let delta = if bytes[HEADER_BYTES] & block::TAG_DELTA != 0 {
+        let without_delta =
+            head_len as u64 + u64::from(key_len) + u64::from(value_len) + block::SLOT_BYTES as u64;
+        let delta_len = if bytes[HEADER_BYTES] & block::TAG_DELTA != 0 {
             varint::read(&rest[key_len_len + value_len_len..])?.1 as u64
         } else {
             0
         };
-        let found = start + (least + delta).next_multiple_of(PAGE_BYTES as u64);
+        let found = start + (without_delta + delta_len).next_multiple_of(PAGE_BYTES as u64);
         (found <= end && found - start <= BLOCK_BYTES_MAX as u64).then_some(found)
     }
 
@@ -318,9 +301,10 @@ impl TableSalvage {
         let mut header = [0; HEADER_BYTES];
         read_exact_at(&*self.file, &mut header, start)?;
         let wanted = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-        let longest = match header[4..6] == [1, 0] {
-            true => BLOCK_BYTES_MAX,
-            false => HEADER_BYTES + snap::raw::max_compress_len(SHARED_PAYLOAD_BYTES_MAX),
+        let longest = if header[4..6] == [1, 0] {
+            BLOCK_BYTES_MAX
+        } else {
+            HEADER_BYTES + snap::raw::max_compress_len(SHARED_PAYLOAD_BYTES_MAX)
         };
         let limit = end.min(start + longest as u64);
         let mut sum = Checksum::new().u64(self.table_id).u64(start).bytes(&header[4..]);
@@ -402,47 +386,45 @@ fn message(error: &Error) -> String {
     }
 }
 
-/// The footer, past the page cache if it is wrong there.
+/// The footer, past the page cache if it is wrong or cannot be read there. If it is no better on the device, the error
+/// is that of the first look.
 fn read_footer(file: &dyn File, path: &Path, file_len: u64) -> Result<Footer> {
     let Some(at) = file_len.checked_sub(FOOTER_BYTES as u64) else {
         return Err(Error::corruption(path, 0, format!("{file_len} bytes are too few for a table")));
     };
-    let mut bytes = [0; FOOTER_BYTES];
-    read_exact_at(file, &mut bytes, at)?;
-    Footer::decode(&bytes, file_len, path).or_else(|_| {
-        read_exact_past_cache_at(file, &mut bytes, at)?;
+    let footer = |read: ReadExact| {
+        let mut bytes = [0; FOOTER_BYTES];
+        read(file, &mut bytes, at)?;
         Footer::decode(&bytes, file_len, path)
-    })
+    };
+    match footer(read_exact_at) {
+        Ok(footer) => Ok(footer),
+        Err(error @ Error::UnsupportedFormat { .. }) => Err(error),
+        Err(error) => footer(read_exact_past_cache_at).map_err(|second| match second {
+            Error::UnsupportedFormat { .. } => second,
+            _ => error,
+        }),
+    }
 }
 
-/// The metadata as the device has it, checksums or not, and what is wrong with it.
-fn read_metadata(
-    file: &dyn File,
-    path: &Path,
-    footer: &Footer,
-    file_len: u64,
-) -> Result<(Storage, Option<Error>)> {
-    let start = footer.meta_offset();
+/// The metadata as the device has it, checksums or not, if it can be read, and what is wrong with it first. An error
+/// only if it is of an unknown format.
+fn read_metadata(file: &dyn File, path: &Path, footer: Footer) -> Result<(Option<Storage>, Option<Error>)> {
     let mut damage = None;
-    let mut bytes = vec![0; (file_len - start) as usize];
-    for (i, page) in bytes.chunks_mut(PAGE_BYTES).enumerate() {
-        // In pages, so that one that cannot be read does not hide the others.
-        if let Err(error) = read_exact_past_cache_at(file, page, start + (i * PAGE_BYTES) as u64) {
-            damage.get_or_insert(error);
-        }
+    let mut keep_first = |flaw: Flaw| {
+        damage.get_or_insert(flaw.error);
+    };
+    match damaged::read_metadata(file, &path.into(), footer, read_exact_past_cache_at, &mut keep_first) {
+        Ok(storage) => Ok((Some(storage), damage)),
+        Err(error @ Error::UnsupportedFormat { .. }) => Err(error),
+        Err(error) => Ok((None, Some(damage.unwrap_or(error)))),
     }
-    let storage = Storage::from_region(*footer, Region::from_vec(bytes), start, None, path.into(), true)?;
-    for chunk in 0..storage.metadata.chunks() {
-        if let Err(error) = storage.metadata.verify(chunk) {
-            damage.get_or_insert(error);
-        }
-    }
-    Ok((storage, damage))
 }
 
 fn intact_properties(storage: &Storage) -> Option<Properties> {
     let place = storage.directory.iter().find(|block| block.kind == KIND_PROPERTIES)?;
-    storage.is_intact(place).then(|| storage.properties.clone())
+    let is_intact = has_right_tail(&storage.footer, storage.metadata.region()) && storage.is_intact(place);
+    is_intact.then(|| storage.properties.clone())
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Bytes together with what keeps them alive: a table's mapping, a scan's buffer, a cached block, or memory of
-//! their own. What the engine hands to its users.
+//! Bytes together with what keeps them alive: a table's mapping, a scan's buffer, a cached block, a piece of a
+//! memtable, or memory of their own. What the engine hands to its users.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -28,8 +28,7 @@ pub struct Slice {
     range: Range<usize>,
 }
 
-/// Something that holds bytes which slices may keep.
-#[doc(hidden)]
+/// Something that holds bytes which slices may keep: a piece of a memtable.
 pub trait SliceOwner: Send + Sync {
     /// The bytes. There may be more later, but none of them ever changes.
     fn bytes(&self) -> &[u8];
@@ -60,6 +59,7 @@ impl Slice {
     }
 
     /// `owner.bytes()[range]`, which must lie within.
+    // Hidden: users of the engine get slices, and cannot name a `SliceOwner`.
     #[doc(hidden)]
     pub fn from_owner(owner: Arc<dyn SliceOwner>, range: Range<usize>) -> Slice {
         let len = owner.bytes().len();
@@ -73,8 +73,8 @@ impl Slice {
         Slice { pin: Pin::Table(table), range }
     }
 
-    /// How many bytes stay in memory, or mapped, because of this slice: those of the table, buffer or block that it
-    /// lies in.
+    /// How many bytes stay in memory, or mapped, because of this slice: those of the table, buffer, block or
+    /// piece of a memtable that it lies in.
     pub fn pinned_bytes(&self) -> u64 {
         match &self.pin {
             Pin::Shared(bytes) => bytes.len() as u64,

@@ -163,8 +163,8 @@ impl Storage {
         trusting: bool,
     ) -> Result<Storage> {
         let tail_offset = footer.tail_offset();
-        let tail = &region[(tail_offset - region_offset) as usize..region.len() - FOOTER_BYTES];
-        if !trusting && tail_checksum(footer.table_id, tail) != footer.tail_crc {
+        let tail = tail(&footer, &region);
+        if !trusting && !has_right_tail(&footer, &region) {
             return Err(Error::corruption(&*path, tail_offset, "the checksum of the directory is wrong"));
         }
         let directory_at = 4 * footer.chunks() as usize;
@@ -214,7 +214,9 @@ impl Storage {
         })
     }
 
-    /// Whether a chunk of metadata holds anything but blocks that a reader can do without.
+    /// Whether a chunk of metadata holds anything but filter, locator and blocks of unknown kinds. Without those every
+    /// entry can still be read, by cursors at least: a get that needs a part of the filter or the locator whose
+    /// checksum is wrong fails.
     pub(crate) fn is_required(&self, chunk: usize) -> bool {
         let (start, end) = ((chunk * PAGE_BYTES) as u64, ((chunk + 1) * PAGE_BYTES) as u64);
         let holds = |block: &&MetadataBlock| block.offset < end && block.offset + block.len > start;
@@ -304,11 +306,9 @@ impl Storage {
 
     /// Bytes of heap that the open table takes.
     pub(crate) fn heap_bytes(&self) -> u64 {
-        let region = self.metadata.region();
-        let region_bytes = if region.is_mapped() { 0 } else { region.len() as u64 };
         let filter_bytes = self.filter.get().and_then(Option::as_ref).map_or(0, Filter::heap_bytes);
         let verified_bytes = (self.fences.len() as u64 + self.metadata.chunks() as u64) / 8;
-        region_bytes + filter_bytes + verified_bytes + size_of::<Storage>() as u64
+        self.metadata.heap_bytes() + filter_bytes + verified_bytes + size_of::<Storage>() as u64
     }
 
     /// Where block `index` is in the file.
@@ -547,8 +547,19 @@ fn read(file: &dyn File, offset: u64, len: u64, past_cache: bool) -> Result<Vec<
 }
 
 /// Bytes to be filled in, allocated once.
-fn zeros(len: usize) -> Arc<[u8]> {
+pub(crate) fn zeros(len: usize) -> Arc<[u8]> {
     std::iter::repeat_n(0, len).collect()
+}
+
+/// The chunk checksums and the directory. `region` reaches to the end of the file, and has at least these.
+fn tail<'r>(footer: &Footer, region: &'r [u8]) -> &'r [u8] {
+    let end = region.len() - FOOTER_BYTES;
+    &region[end - footer.directory_len as usize - 4 * footer.chunks() as usize..end]
+}
+
+/// Whether the chunk checksums and the directory at the end of `region` are as they were written.
+pub(crate) fn has_right_tail(footer: &Footer, region: &[u8]) -> bool {
+    tail_checksum(footer.table_id, tail(footer, region)) == footer.tail_crc
 }
 
 /// The checksum of the chunk checksums and the directory.

@@ -215,9 +215,10 @@ impl TableCursor {
         let (buffer, range) = reader.read(extent.start, (extent.end - extent.start) as usize)?;
         let raw = &buffer[range.clone()];
         // What is about to be written again under a new checksum is always checked.
-        let right = match self.mode != ScanMode::Auto || !storage.is_verified(index) {
-            true => storage.check(context, extent.start, raw)?,
-            false => None,
+        let right = if self.mode != ScanMode::Auto || !storage.is_verified(index) {
+            storage.check(context, extent.start, raw)?
+        } else {
+            None
         };
         let raw = right.as_deref().unwrap_or(raw);
         if !storage.is_compressed(raw) {

@@ -1,4 +1,5 @@
-//! What the tests of this crate share: tables in memory, their forgery, a model of a cursor, and random bytes that a seed repeats.
+//! What the tests of this crate share: tables in memory, their forgery, a model of a cursor, and random bytes that a
+//! seed repeats.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use proptest::sample::Index;
 use terrace_io::{Checksum, FileSystem, MemoryFileSystem, PAGE_BYTES, Result};
 
 use crate::block_builder::seal;
+use crate::flawed::{Flawed, Flaws};
 use crate::footer::FOOTER_BYTES;
 use crate::metadata::chunk_checksum;
 use crate::storage::tail_checksum;
@@ -42,6 +44,24 @@ impl Tables {
         let dir = PathBuf::from("/db");
         memory.create_dir_all(&dir).unwrap();
         Tables { fs: Arc::new(memory.clone()), memory, dir }
+    }
+
+    /// Table 1 of these entries, alone: what the manifest would say of it, and its bytes.
+    pub(crate) fn with(compression: Compression, entries: &[Entry]) -> (Tables, TableMeta, Vec<u8>) {
+        let tables = Tables::new();
+        let meta = tables.write(1, &options(compression), entries);
+        let bytes = tables.bytes(&tables.path(1));
+        (tables, meta, bytes)
+    }
+
+    /// Gives table 1 other bytes.
+    pub(crate) fn replace(&self, bytes: Vec<u8>) {
+        self.memory.replace_bytes(&self.path(1), bytes).unwrap();
+    }
+
+    /// The same files with flaws.
+    pub(crate) fn flawed(&self, flaws: &Arc<Flaws>) -> Arc<dyn FileSystem> {
+        Arc::new(Flawed { inner: Arc::clone(&self.fs), flaws: Arc::clone(flaws) })
     }
 
     pub(crate) fn writer(&self, number: u64, options: &TableOptions) -> TableWriter {
@@ -136,6 +156,11 @@ impl Parts {
         for &(start, end) in &self.blocks {
             seal(&mut bytes[start..end], self.footer.table_id, start as u64);
         }
+        self.seal_metadata(bytes);
+    }
+
+    /// Makes the checksums of metadata and footer right.
+    pub(crate) fn seal_metadata(&self, bytes: &mut [u8]) {
         let meta = self.footer.meta_offset() as usize;
         let tail = self.footer.tail_offset() as usize;
         for chunk in 0..self.footer.chunks() as usize {
@@ -143,6 +168,12 @@ impl Parts {
             let sum = chunk_checksum(self.footer.table_id, at as u64, &bytes[at..tail.min(at + PAGE_BYTES)]);
             bytes[tail + 4 * chunk..tail + 4 * chunk + 4].copy_from_slice(&sum.to_le_bytes());
         }
+        self.seal_tail(bytes);
+    }
+
+    /// Makes the checksums of directory and footer right.
+    pub(crate) fn seal_tail(&self, bytes: &mut [u8]) {
+        let tail = self.footer.tail_offset() as usize;
         let end = bytes.len() - FOOTER_BYTES;
         let crc = tail_checksum(self.footer.table_id, &bytes[tail..end]);
         bytes[end + 28..end + 32].copy_from_slice(&crc.to_le_bytes());

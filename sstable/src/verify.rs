@@ -3,21 +3,23 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use terrace_io::{
-    Advice, Error, File, FileSystem, OpenMode, PAGE_BYTES, Region, Result, ScanReader, read_exact_at,
+    Advice, Error, File, FileSystem, OpenMode, PAGE_BYTES, Result, ScanReader, read_exact_at,
     read_exact_past_cache_at,
 };
 
 use crate::block::{self, BlockHead, SLOT_BYTES};
+use crate::damaged::{ReadExact, read_metadata};
 use crate::filter::Filter;
 use crate::footer::{FOOTER_BYTES, Footer, KIND_FILTER};
 use crate::locator::Location;
 use crate::locator_check::LocatorCheck;
 use crate::meta::parse_table_file_name;
-use crate::storage::{Storage, tail_checksum};
+use crate::storage::Storage;
 use crate::{
     Compression, KEY_BYTES_MAX, Kind, Properties, SEQUENCE_MAX, VALUE_BYTES_MAX, compare_internal, reread,
 };
@@ -32,8 +34,8 @@ pub struct Damage {
     pub offset: u64,
     /// What was expected and what was found.
     pub what: String,
-    /// Whether entries are lost by it. If not, all can still be read: the filter, statistics or padding is damaged, or
-    /// the page cache and not the file.
+    /// Whether entries are lost by it. If not, a scan still reads all of them: filter, locator, statistics or padding
+    /// is damaged, or the page cache and not the file. (A get that needs a damaged part of filter or locator may fail.)
     pub loses_entries: bool,
 }
 
@@ -52,6 +54,8 @@ pub struct VerifyReport {
     pub damages: Vec<Damage>,
     /// How many places are wrong.
     pub damage_count: u64,
+    /// Whether entries are lost by any of them.
+    pub loses_entries: bool,
     /// What the table says about itself, if that could be read.
     pub properties: Option<Properties>,
     /// The end of the file, if that could be read.
@@ -72,6 +76,7 @@ impl VerifyReport {
             entries: 0,
             damages: Vec::new(),
             damage_count: 0,
+            loses_entries: false,
             properties: None,
             footer: None,
         }
@@ -81,13 +86,15 @@ impl VerifyReport {
         self.add(Damage { offset, what: what.into(), loses_entries: true });
     }
 
-    /// Damage in spite of which every entry can be read.
+    /// Damage by which no entry is lost.
     fn harmless(&mut self, offset: u64, what: impl Into<String>) {
         self.add(Damage { offset, what: what.into(), loses_entries: false });
     }
 
-    fn add(&mut self, damage: Damage) {
+    /// Counts a place, and lists it if there is room.
+    pub(crate) fn add(&mut self, damage: Damage) {
         self.damage_count += 1;
+        self.loses_entries |= damage.loses_entries;
         if self.damages.len() < DAMAGES_LISTED_MAX {
             self.damages.push(damage);
         }
@@ -150,12 +157,12 @@ pub fn verify_file(file: Arc<dyn File>, path: &Path) -> VerifyReport {
 /// Reads and checks all metadata, and once more past the page cache if something is wrong with it.
 fn open_twice(file: &dyn File, path: &Path, len: u64, report: &mut VerifyReport) -> Result<Storage> {
     let mut first = report.clone();
-    let opened = open(file, path.into(), len, &mut first, false);
+    let opened = open(file, path, len, &mut first, read_exact_at);
     if opened.is_ok() && first.is_ok() {
         return opened;
     }
     let mut second = report.clone();
-    match open(file, path.into(), len, &mut second, true) {
+    match open(file, path, len, &mut second, read_exact_past_cache_at) {
         Ok(storage) if second.is_ok() => {
             let offset = first.damages.first().map_or(len, |damage| damage.offset);
             report.harmless(offset, "the metadata is wrong in the page cache and right on the device");
@@ -171,41 +178,24 @@ fn open_twice(file: &dyn File, path: &Path, len: u64, report: &mut VerifyReport)
 /// Reads and checks all metadata. An error only if there is no going on.
 fn open(
     file: &dyn File,
-    path: Arc<Path>,
+    path: &Path,
     len: u64,
     report: &mut VerifyReport,
-    past_cache: bool,
+    read: ReadExact,
 ) -> Result<Storage> {
-    let read = if past_cache { read_exact_past_cache_at } else { read_exact_at };
     if len < FOOTER_BYTES as u64 {
-        return Err(Error::corruption(&*path, 0, format!("{len} bytes are too few for a table")));
+        return Err(Error::corruption(path, 0, format!("{len} bytes are too few for a table")));
     }
     let mut bytes = [0; FOOTER_BYTES];
     read(file, &mut bytes, len - FOOTER_BYTES as u64)?;
-    let footer = Footer::decode(&bytes, len, &path)?;
-    let start = footer.meta_offset();
-    // In pages, so that one that cannot be read does not hide the others.
-    let mut bytes = vec![0; (len - start) as usize];
-    for (i, page) in bytes.chunks_mut(PAGE_BYTES).enumerate() {
-        let offset = start + (i * PAGE_BYTES) as u64;
-        if let Err(error) = read(file, page, offset) {
-            report.error(offset, &error);
+    let footer = Footer::decode(&bytes, len, path)?;
+    let storage = read_metadata(file, &path.into(), footer, read, &mut |flaw| match flaw.error {
+        Error::Corruption { offset, what, .. } if !flaw.is_required => {
+            let what = format!("{what}; no entry is lost, but gets that need this part fail");
+            report.harmless(offset, what);
         }
-    }
-    let tail = &bytes[footer.meta_len as usize..bytes.len() - FOOTER_BYTES];
-    if tail_checksum(footer.table_id, tail) != footer.tail_crc {
-        report.damage(footer.tail_offset(), "the checksum of the directory is wrong");
-    }
-    let storage = Storage::from_region(footer, Region::from_vec(bytes), start, None, path, true)?;
-    for chunk in 0..storage.metadata.chunks() {
-        match storage.metadata.verify(chunk) {
-            Err(Error::Corruption { offset, what, .. }) if !storage.is_required(chunk) => {
-                report.harmless(offset, format!("{what}; it belongs to a part that readers need not have"));
-            }
-            Err(error) => report.error(start, &error),
-            Ok(()) => {}
-        }
-    }
+        error => report.error(flaw.offset, &error),
+    })?;
     check_padding(file, &footer, report);
     Ok(storage)
 }
@@ -267,20 +257,28 @@ fn check_entries(file: Arc<dyn File>, storage: &Storage, report: &mut VerifyRepo
         }
         end_before = extent.end;
         seen.key_before = seen.last.as_ref().map(|last| last.0.clone());
-        let read = read_block(&*file, &mut reader, storage, index, report)
+        let read = read_block(&*file, &mut reader, storage, &extent, report)
             .map_err(|error| report.error(extent.start, &error));
+        // The first thing that is wrong with a block is told, and the block given up then.
         let checked = read.is_ok_and(|block| {
-            check_block(&block, index, storage, (filter, locator.as_mut()), &mut seen, report)
+            check_block(&block, index, storage, (filter, locator.as_mut()), &mut seen)
+                .map(|entries| report.entries += entries)
+                .map_err(|wrong| report.damage(extent.start, format!("block {index}: {wrong}")))
+                .is_ok()
         });
         if checked {
             report.blocks += 1;
         } else {
             seen.last = None;
         }
-        locator.iter_mut().flat_map(LocatorCheck::damages).for_each(|damage| report.add(damage));
+        if let Some(locator) = &mut locator {
+            locator.tell(report);
+        }
     }
     let is_complete = report.blocks == storage.fences.len() as u64;
-    locator.into_iter().flat_map(|locator| locator.finish(is_complete)).for_each(|damage| report.add(damage));
+    if let Some(locator) = locator {
+        locator.finish(is_complete, report);
+    }
     if report.damage_count == count_before {
         check_properties(storage, &seen, report);
     }
@@ -310,54 +308,24 @@ fn read_block(
     file: &dyn File,
     reader: &mut ScanReader,
     storage: &Storage,
-    index: usize,
+    extent: &Range<u64>,
     report: &mut VerifyReport,
 ) -> Result<Vec<u8>> {
-    let extent = storage.extent(index)?;
-    let (buffer, range) = reader.read(extent.start, (extent.end - extent.start) as usize)?;
-    let mut raw = &buffer[range];
-    let right;
-    if !block::has_right_checksum(storage.footer.table_id, extent.start, raw) {
-        right = reread::block(file, storage.footer.table_id, extent.start, raw.len())?;
+    let (raw, is_cache_wrong) = reread::block_through(file, reader, storage.footer.table_id, extent)?;
+    if is_cache_wrong {
         report.harmless(extent.start, "this block is wrong in the page cache and right on the device");
-        raw = &right;
     }
-    if !storage.is_compressed(raw) {
-        if storage.properties.compression == Compression::None
-            && !(extent.start.is_multiple_of(PAGE_BYTES as u64) && raw.len().is_multiple_of(PAGE_BYTES))
-        {
-            return Err(storage.damaged(extent.start, "this block does not fill whole pages"));
-        }
-        return Ok(raw.to_vec());
+    let compression = storage.properties.compression;
+    if compression == Compression::None
+        && !(extent.start.is_multiple_of(PAGE_BYTES as u64) && raw.len().is_multiple_of(PAGE_BYTES))
+    {
+        return Err(storage.damaged(extent.start, "this block does not fill whole pages"));
     }
-    let wrong = |what| storage.damaged(extent.start, what);
-    let mut out = vec![0; block::decompressed_len(raw).map_err(wrong)?];
-    block::decompress(raw, &mut out).map_err(wrong)?;
-    Ok(out)
+    block::unpacked(&raw, compression).map_err(|what| storage.damaged(extent.start, what))
 }
 
-/// Checks the entries of a block. Reports the first thing that is wrong and then gives the block up.
+/// Checks the entries of a block. Says how many there are, or the first thing that is wrong.
 fn check_block(
-    block: &[u8],
-    index: usize,
-    storage: &Storage,
-    indexes: Indexes<'_, '_>,
-    seen: &mut Seen,
-    report: &mut VerifyReport,
-) -> bool {
-    let wrong = match try_check_block(block, index, storage, indexes, seen) {
-        Ok(entries) => {
-            report.entries += entries;
-            return true;
-        }
-        Err(wrong) => wrong,
-    };
-    let offset = storage.extent(index).map_or(0, |extent| extent.start);
-    report.damage(offset, format!("block {index}: {wrong}"));
-    false
-}
-
-fn try_check_block(
     block: &[u8],
     index: usize,
     storage: &Storage,

@@ -2,6 +2,7 @@
 //! error, and never panic; verification notices all of it.
 
 use super::*;
+use crate::flawed::Flaws;
 use crate::testing::*;
 use crate::*;
 
@@ -92,16 +93,14 @@ fn read_all(tables: &Tables, meta: Option<&TableMeta>, entries: &[Entry], strict
 #[test]
 fn every_flipped_byte_is_noticed() {
     for compression in COMPRESSIONS {
-        let tables = Tables::new();
         let entries = entries();
-        let meta = tables.write(1, &options(compression), &entries);
-        let good = tables.bytes(&tables.path(1));
+        let (tables, meta, good) = Tables::with(compression, &entries);
         assert!(!read_all(&tables, Some(&meta), &entries, true));
         assert!(tables.verify(1).is_ok());
         for at in 0..good.len() {
             let mut bytes = good.clone();
             bytes[at] ^= 1 << (at % 8);
-            tables.memory.replace_bytes(&tables.path(1), bytes).unwrap();
+            tables.replace(bytes);
             let report = tables.verify(1);
             assert!(!report.is_ok(), "{at}");
             // Reading all is slow: of the zeros that fill a page, a few will do.
@@ -115,12 +114,10 @@ fn every_flipped_byte_is_noticed() {
 #[test]
 fn every_truncation_is_noticed() {
     for compression in COMPRESSIONS {
-        let tables = Tables::new();
         let entries = entries();
-        let meta = tables.write(1, &options(compression), &entries);
-        let good = tables.bytes(&tables.path(1));
+        let (tables, meta, good) = Tables::with(compression, &entries);
         for len in (0..good.len()).rev() {
-            tables.memory.replace_bytes(&tables.path(1), good[..len].to_vec()).unwrap();
+            tables.replace(good[..len].to_vec());
             assert!(tables.table(&meta).check().unwrap_err().is_corruption());
             for context in
                 [tables.context(), TableContext { point_reads: PointReads::Pread, ..tables.context() }]
@@ -132,7 +129,7 @@ fn every_truncation_is_noticed() {
         }
         let mut longer = good.clone();
         longer.push(0);
-        tables.memory.replace_bytes(&tables.path(1), longer).unwrap();
+        tables.replace(longer);
         assert!(tables.table(&meta).check().is_err() && !tables.verify(1).is_ok());
     }
 }
@@ -140,11 +137,9 @@ fn every_truncation_is_noticed() {
 #[test]
 fn forgeries_with_right_checksums_never_panic() {
     for compression in COMPRESSIONS {
-        let tables = Tables::new();
         let entries = entries();
-        let meta = tables.write(1, &options(compression), &entries);
+        let (tables, meta, good) = Tables::with(compression, &entries);
         let parts = Parts::of(&tables, &meta);
-        let good = tables.bytes(&tables.path(1));
         let mut sealed = good.clone();
         parts.seal(&mut sealed);
         assert_eq!(sealed, good);
@@ -165,7 +160,7 @@ fn forgeries_with_right_checksums_never_panic() {
                 };
             }
             parts.seal(&mut bytes);
-            tables.memory.replace_bytes(&tables.path(1), bytes).unwrap();
+            tables.replace(bytes);
             read_all(&tables, None, &entries, false);
             read_all(&tables, Some(&meta), &entries, false);
             let _ = tables.verify(1);
@@ -175,16 +170,14 @@ fn forgeries_with_right_checksums_never_panic() {
 
 #[test]
 fn verification_goes_on_past_damage() {
-    let tables = Tables::new();
     let entries: Vec<Entry> = (0..1000).map(|i| put(format!("{i:06}"), 1, [i as u8; 100])).collect();
-    let meta = tables.write(1, &options(Compression::None), &entries);
+    let (tables, meta, mut bytes) = Tables::with(Compression::None, &entries);
     let parts = Parts::of(&tables, &meta);
-    let mut bytes = tables.bytes(&tables.path(1));
     for block in [3, 4, 20] {
         bytes[parts.blocks[block].0 + 77] ^= 1;
     }
     bytes[parts.footer.meta_offset() as usize + 100] ^= 1;
-    tables.memory.replace_bytes(&tables.path(1), bytes).unwrap();
+    tables.replace(bytes);
     let report = tables.verify(1);
     let offsets: Vec<u64> = report.damages.iter().map(|damage| damage.offset).collect();
     assert!(offsets.contains(&parts.footer.meta_offset()), "{:?}", report.damages);
@@ -194,18 +187,62 @@ fn verification_goes_on_past_damage() {
     assert!(report.blocks >= parts.blocks.len() as u64 - 4);
 }
 
+/// What is in the way of one block is not held against those that a window has with it.
+#[test]
+fn a_place_that_cannot_be_read_costs_its_block_and_no_other() {
+    for compression in COMPRESSIONS {
+        let entries: Vec<Entry> = (0..1000).map(|i| put(format!("{i:06}"), 1, [i as u8; 100])).collect();
+        let (tables, meta, _) = Tables::with(compression, &entries);
+        let parts = Parts::of(&tables, &meta);
+        let flaws = Arc::<Flaws>::default();
+        let fs = tables.flawed(&flaws);
+        for &(start, end) in &parts.blocks {
+            flaws.lose((start + end) as u64 / 2);
+            let report = verify(&*fs, &tables.path(1));
+            assert_eq!((report.blocks, report.damage_count), (parts.blocks.len() as u64 - 1, 1));
+            let damage = &report.damages[0];
+            assert_eq!((damage.offset, damage.loses_entries), (start as u64, true));
+            assert!(damage.what.starts_with("cannot read"), "{}", damage.what);
+        }
+    }
+}
+
+/// A damaged filter or locator costs no entry, but those gets that need it.
+#[test]
+fn gets_that_need_a_damaged_part_fail_and_scans_do_not() {
+    let entries: Vec<Entry> = (0..20_000).map(|i| put(format!("{i:06}"), 1, "")).collect();
+    for locator in [true, false] {
+        let tables = Tables::new();
+        let meta = tables.write(1, &TableOptions { locator, ..options(Compression::None) }, &entries);
+        let mut bytes = tables.bytes(&tables.path(1));
+        // The third chunk of metadata has nothing but buckets or bits of the filter.
+        let at = Parts::of(&tables, &meta).footer.meta_offset() as usize + 2 * PAGE_BYTES;
+        bytes[at + 77] ^= 1;
+        tables.replace(bytes);
+        let report = tables.verify(1);
+        assert_eq!((report.damage_count, report.loses_entries, report.entries), (1, false, 20_000));
+        assert_eq!(report.damages[0].offset, at as u64);
+        assert!(report.damages[0].what.ends_with("no entry is lost, but gets that need this part fail"));
+        let table = tables.table(&meta);
+        let failed = entries.iter().filter(|entry| table.get(&entry.0, 9).is_err()).count();
+        let expected = if locator { 1..20_000 } else { 20_000..20_001 };
+        assert!(expected.contains(&failed), "{failed} gets fail");
+        let mut cursor = table.cursor(ScanMode::Auto);
+        cursor.seek_to_first().unwrap();
+        assert!(collect(&mut cursor, true).unwrap() == entries);
+    }
+}
+
 #[test]
 fn a_table_that_contradicts_itself_is_noticed() {
-    let tables = Tables::new();
     let entries = entries();
-    let meta = tables.write(1, &options(Compression::None), &entries);
+    let (tables, meta, good) = Tables::with(Compression::None, &entries);
     let parts = Parts::of(&tables, &meta);
-    let good = tables.bytes(&tables.path(1));
     let verified = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = good.clone();
         change(&mut bytes);
         parts.seal(&mut bytes);
-        tables.memory.replace_bytes(&tables.path(1), bytes).unwrap();
+        tables.replace(bytes);
         tables.verify(1)
     };
     assert!(verified(&|_| ()).is_ok());
@@ -262,16 +299,14 @@ fn a_lookup_can_be_explained() {
 #[test]
 fn a_lookup_among_slots_that_repeat_is_an_error() {
     // Thousands of slots can name one entry: what is told of its versions would have no end to speak of.
-    let tables = Tables::new();
-    let meta = tables.write(1, &options(Compression::None), &entries());
+    let (tables, meta, mut bytes) = Tables::with(Compression::None, &entries());
     let parts = Parts::of(&tables, &meta);
-    let mut bytes = tables.bytes(&tables.path(1));
     let count = usize::from(u16::from_le_bytes([bytes[4], bytes[5]]));
     // In the first block stand "gone", "key00", "key01" and more: the slot behind that of "key01" names it again.
     let slot = parts.blocks[0].1 - SLOT_BYTES * (count - 2);
     bytes.copy_within(slot..slot + SLOT_BYTES, slot + SLOT_BYTES);
     parts.seal(&mut bytes);
-    tables.memory.replace_bytes(&tables.path(1), bytes).unwrap();
+    tables.replace(bytes);
     let error = explain(&tables.table(&meta), b"key01", 99).unwrap_err();
     assert!(matches!(&error, Error::Corruption { what, .. } if what.contains("out of order")), "{error}");
 }

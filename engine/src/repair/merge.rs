@@ -88,20 +88,26 @@ impl Run {
         Run { fs, waiting: tables, current: None, passed: None, done: Vec::new() }
     }
 
-    fn advance(&mut self) -> bool {
+    /// Goes to the next entry. `false` at the end.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedFormat`] from a table of a newer format, which is not damage: what it deletes must not be
+    /// passed over. Tables that are damaged are none.
+    fn advance(&mut self) -> Result<bool> {
         loop {
             if let Some((_, salvage)) = &mut self.current {
                 while salvage.advance() {
                     // Never so, unless a table holds keys outside of the range that it was said to have.
                     if self.passed.as_deref().is_none_or(|passed| passed < salvage.key()) {
-                        return true;
+                        return Ok(true);
                     }
                 }
             }
             self.finish();
-            let Some(table) = self.waiting.pop_front() else { return false };
+            let Some(table) = self.waiting.pop_front() else { return Ok(false) };
             match TableSalvage::open(&*self.fs, &table.path, table.known) {
                 Ok(salvage) => self.current = Some((table, salvage)),
+                Err(error @ Error::UnsupportedFormat { .. }) => return Err(error),
                 Err(error) => self.done.push(TableOutcome {
                     table,
                     entries_read: 0,
@@ -135,7 +141,7 @@ impl Source {
     /// Goes to its next entry. `false` at the end.
     fn advance(&mut self, is_first: bool) -> Result<bool> {
         match self {
-            Source::Run(run) => Ok(run.advance()),
+            Source::Run(run) => run.advance(),
             Source::Log(cursor) => {
                 if is_first {
                     cursor.seek_to_first()?;

@@ -30,7 +30,8 @@ pub use verify::{VerifyOptions, VerifyReport, verify};
 pub enum Severity {
     /// Nothing is wrong: a crash or an interrupted job has left something that the next open removes or ignores.
     Note,
-    /// Something is wrong, but every entry can still be read.
+    /// Something is wrong, but every entry can still be read, by a scan at least: a get may need a damaged filter or
+    /// locator.
     Damage,
     /// Entries cannot be read, or the database cannot be opened.
     Loss,
@@ -105,6 +106,9 @@ impl fmt::Display for Finding {
         write!(f, ": {}", self.what)
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 pub(crate) const RESTORE: &str =
     "restore the file from a backup, or save what can be read with `terrace salvage`";

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use terrace_compaction::LEVELS;
-use terrace_io::{Error, FileSystem, Result};
+use terrace_io::{Error, FileSystem, Operation, Result};
 use terrace_sstable::{ScanMode, Table, TableMeta, TableSalvage, table_file_name};
 use terrace_wal::SegmentReader;
 
@@ -48,8 +48,8 @@ const MEMTABLE_BYTES: u64 = 64 << 20;
 /// # Errors
 /// [`Error::Locked`] if one of the two is in use; [`Error::NotADatabase`] if `from` holds nothing to salvage;
 /// [`Error::InvalidArgument`] if `to` is not empty or lies in `from`; [`Error::UnsupportedFormat`] if a newer version
-/// wrote it; errors of the file system. What was written to `to` by then is removed. Damage is no error, it is in the
-/// report.
+/// wrote it, or one file of it that counts; errors of the file system. What was written to `to` by then is removed.
+/// Damage is no error, it is in the report.
 ///
 /// ```
 /// # fn main() -> terrace::Result<()> {
@@ -306,7 +306,7 @@ impl Plan {
             let salvage = TableSalvage::open(fs, &path, None);
             let properties = match &salvage {
                 Ok(salvage) => salvage.properties().cloned(),
-                Err(Error::Corruption { .. }) => None,
+                Err(Error::Corruption { .. } | Error::Io { operation: Operation::Read, .. }) => None,
                 Err(error) => return Err(error.clone()),
             };
             let Some(properties) = properties else {

@@ -89,7 +89,8 @@ impl VerifyReport {
 }
 
 /// Checks everything in a database that is not open: the manifest, every table down to each checksum, the order of
-/// entries and the filter, the log, and whether they agree with each other. Goes on past damage and lists all of it.
+/// entries, filter and locator, the log, and whether they agree with each other. Goes on past damage and lists all of
+/// it.
 ///
 /// Files are opened for reading only, read by `pread` and dropped from the page cache behind; nothing is changed. The
 /// directory is locked meanwhile: others may verify it at the same time, but nobody can open it. (A copy that has no
@@ -326,18 +327,20 @@ pub(crate) fn table_findings(
     meta: Option<&TableMeta>,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let severity = |loses_entries| match loses_entries {
+        true => (Severity::Loss, RESTORE),
+        false => (Severity::Damage, REWRITE),
+    };
     for damage in &table.damages {
-        let (severity, advice) = match damage.loses_entries {
-            true => (Severity::Loss, RESTORE),
-            false => (Severity::Damage, REWRITE),
-        };
+        let (severity, advice) = severity(damage.loses_entries);
         let (path, offset) = (&table.path, Some(damage.offset));
         findings.push(Finding::new(severity, path, offset, damage.what.clone(), advice));
     }
     let unlisted = table.damage_count - table.damages.len() as u64;
     if unlisted > 0 {
         let what = format!("and {unlisted} more places in this file");
-        findings.push(Finding::new(Severity::Loss, &table.path, None, what, RESTORE));
+        let (severity, advice) = severity(table.loses_entries);
+        findings.push(Finding::new(severity, &table.path, None, what, advice));
     }
     let Some(meta) = meta else { return findings };
     let mut contradicts = |offset: u64, what: String| {
