@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use terrace_io::{Error, FileSystem, Result};
+use terrace_io::{Error, FileSystem, Operation, Result};
 use terrace_sstable::parse_table_file_name;
 use terrace_wal::{
     GrowingLog, Position, RecordKind, SegmentReader, parse_segment_file_name, segment_holds_records,
@@ -213,6 +213,8 @@ impl Manifest {
                 self.log = Some(log);
                 Ok(())
             }
+            // Nothing was renamed.
+            Err(error @ Error::Io { operation: Operation::Rename, .. }) if error.is_disk_full() => Err(error),
             Err(error) => {
                 let cause = self.poison.set(error);
                 Err(Error::Poisoned { cause })

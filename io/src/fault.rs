@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -41,10 +41,13 @@ pub enum FaultKind {
 /// ```
 #[derive(Debug, Clone)]
 pub struct FaultRule {
-    /// The kind of call.
-    pub operation: Operation,
+    /// The kind of call. Every kind if `None`.
+    pub operation: Option<Operation>,
     /// A part of the path of the file (of one of the two, in a rename). Every path if `None`.
     pub path_contains: Option<String>,
+    /// Calls with a smaller number are let through. All calls are numbered together, whatever their kind and file, from
+    /// 0 for the first one since the file system was made.
+    pub from_call: u64,
     /// How many matching calls are let through first.
     pub skip: u64,
     /// How many calls fail after that. All of them if `None`.
@@ -56,14 +59,28 @@ pub struct FaultRule {
 impl FaultRule {
     /// Every call of a kind fails, with an I/O error (`EIO`), until the methods below narrow it down.
     pub fn on(operation: Operation) -> Self {
+        FaultRule { operation: Some(operation), ..FaultRule::on_all() }
+    }
+
+    /// Every call of every kind fails with an I/O error, as on a device that is gone, until the methods below narrow it
+    /// down.
+    pub fn on_all() -> Self {
         const EIO: i32 = 5;
-        FaultRule { operation, path_contains: None, skip: 0, times: None, kind: FaultKind::Os(EIO) }
+        let kind = FaultKind::Os(EIO);
+        FaultRule { operation: None, path_contains: None, from_call: 0, skip: 0, times: None, kind }
     }
 
     /// Only for paths that contain this.
     #[must_use]
     pub fn path(mut self, part: impl Into<String>) -> Self {
         self.path_contains = Some(part.into());
+        self
+    }
+
+    /// Only calls with this number or a later one: see [`FaultRule::from_call`].
+    #[must_use]
+    pub fn from_call(mut self, number: u64) -> Self {
+        self.from_call = number;
         self
     }
 
@@ -100,10 +117,12 @@ impl FaultRule {
         self
     }
 
-    fn matches(&self, operation: Operation, paths: &[&Path]) -> bool {
+    fn matches(&self, number: u64, operation: Operation, paths: &[&Path]) -> bool {
         let contains =
             |part: &String| paths.iter().any(|path| path.to_string_lossy().contains(part.as_str()));
-        self.operation == operation && self.path_contains.as_ref().is_none_or(contains)
+        number >= self.from_call
+            && self.operation.is_none_or(|wanted| wanted == operation)
+            && self.path_contains.as_ref().is_none_or(contains)
     }
 }
 
@@ -154,6 +173,22 @@ impl FaultFileSystem {
     /// How many faults were injected.
     pub fn injected(&self) -> u64 {
         self.faults.state.lock().injected
+    }
+
+    /// The call that the first fault was injected into, and its file.
+    pub fn first_injected(&self) -> Option<(Operation, PathBuf)> {
+        self.faults.state.lock().first_injected.clone()
+    }
+
+    /// From now on remembers every call, failed ones included, for [`FaultFileSystem::recorded`].
+    pub fn record(&self) {
+        self.faults.state.lock().recorded.get_or_insert_default();
+    }
+
+    /// The calls since [`FaultFileSystem::record`], with their files, in order. If that was asked for before the first
+    /// call, their places are their numbers.
+    pub fn recorded(&self) -> Vec<(Operation, PathBuf)> {
+        self.faults.state.lock().recorded.clone().unwrap_or_default()
     }
 }
 
@@ -277,7 +312,11 @@ struct State {
     /// Their `skip` and `times` count down.
     rules: Vec<FaultRule>,
     calls: HashMap<Operation, u64>,
+    /// The number of the next call of any kind.
+    next_call: u64,
     injected: u64,
+    first_injected: Option<(Operation, PathBuf)>,
+    recorded: Option<Vec<(Operation, PathBuf)>>,
 }
 
 impl Faults {
@@ -285,7 +324,12 @@ impl Faults {
     fn decide(&self, operation: Operation, paths: &[&Path]) -> Option<FaultKind> {
         let mut state = self.state.lock();
         *state.calls.entry(operation).or_default() += 1;
-        for rule in state.rules.iter_mut().filter(|rule| rule.matches(operation, paths)) {
+        let number = state.next_call;
+        state.next_call += 1;
+        if let Some(recorded) = &mut state.recorded {
+            recorded.push((operation, paths[0].to_owned()));
+        }
+        for rule in state.rules.iter_mut().filter(|rule| rule.matches(number, operation, paths)) {
             if rule.skip > 0 {
                 rule.skip -= 1;
                 continue;
@@ -297,6 +341,7 @@ impl Faults {
             }
             let kind = rule.kind;
             state.injected += 1;
+            state.first_injected.get_or_insert_with(|| (operation, paths[0].to_owned()));
             return Some(kind);
         }
         None
@@ -419,6 +464,33 @@ mod tests {
         }
         assert_eq!(failed, [2, 3]);
         assert_eq!((fs.calls(Operation::Sync), fs.injected()), (12, 2));
+    }
+
+    #[test]
+    fn calls_of_all_kinds_are_numbered_together() {
+        let (_, fs) = wrapped();
+        fs.record();
+        fs.add(FaultRule::on(Operation::Sync).from_call(3).once());
+        fs.add(FaultRule::on_all().from_call(5));
+        let file = fs.open(Path::new("a"), OpenMode::CreateNew).unwrap();
+        file.sync().unwrap();
+        file.write_at(b"before", 0).unwrap();
+        file.write_at(b"after", 6).unwrap();
+        assert_fails(file.sync(), Operation::Sync, "a");
+        assert_fails(file.len(), Operation::Metadata, "a");
+        assert_fails(fs.sync_dir(Path::new("")), Operation::SyncDirectory, "");
+        let calls = fs.recorded().into_iter().map(|(operation, _)| operation);
+        let expected = [
+            Operation::Create,
+            Operation::Sync,
+            Operation::Write,
+            Operation::Write,
+            Operation::Sync,
+            Operation::Metadata,
+            Operation::SyncDirectory,
+        ];
+        assert!(calls.eq(expected));
+        assert_eq!(fs.first_injected(), Some((Operation::Sync, PathBuf::from("a"))));
     }
 
     #[test]

@@ -50,12 +50,11 @@ impl FileSystem for OsFileSystem {
     }
 
     fn read_dir(&self, path: &Path) -> Result<Vec<String>> {
-        let refused = |source| Error::io(path, Operation::ReadDirectory, source);
-        let mut names = Vec::new();
-        for entry in fs::read_dir(path).map_err(refused)? {
-            names.push(entry.map_err(refused)?.file_name().to_string_lossy().into_owned());
-        }
-        Ok(names)
+        let list = || {
+            let entries = fs::read_dir(path)?;
+            entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        };
+        uninterrupted(list).map_err(|source| Error::io(path, Operation::ReadDirectory, source))
     }
 
     fn open(&self, path: &Path, mode: OpenMode) -> Result<Arc<dyn File>> {

@@ -5,7 +5,11 @@
 //! - [`workload`]: keys, values, ranges and choices, all from one seed.
 //! - [`metamorphic`]: sequences of operations and sets of options as data, run, compared and shrunk.
 //! - [`oracle`]: a history of changes, and whether a recovered database holds a prefix of it.
+//! - [`course`]: a history in which changes fail, and what a crash may leave of it.
 //! - [`sweep`]: runs very many small cases, or a sample of them.
+//! - [`faulty`]: databases over a file system that fails on command.
+//! - [`child`]: runs a test once more, in a process of its own.
+//! - [`loop_mount`]: a file system of its own, in a file.
 //! - [`samples`]: files that the engine wrote.
 //! - [`exercise`]: reads files of any bytes in every way there is.
 //! - [`forge`]: changes the fields of files and puts their checksums right again.
@@ -19,10 +23,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod child;
+pub mod course;
 pub mod exercise;
+pub mod faulty;
 pub mod forge;
 pub mod fuzz;
 pub mod linearizable;
+pub mod loop_mount;
 pub mod metamorphic;
 pub mod model;
 pub mod oracle;

@@ -1,0 +1,190 @@
+//! Databases over a file system in memory that fails on command, and what tests of them need: a limit to their
+//! patience, and a file system that forgets what a failed sync has lost.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use terrace::{Db, KeyspaceOptions, Options};
+use terrace_io::{
+    Advice, CrashPolicy, DirectoryLock, FaultFileSystem, File, FileSystem, Medium, MemoryFileSystem,
+    OpenMode, Region,
+};
+
+/// Longer than anything here takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Runs a test that must not hang, for [`PATIENCE`] at most.
+///
+/// # Panics
+///
+/// If it does.
+pub fn watched<R: Send + 'static>(what: impl Into<String>, run: impl FnOnce() -> R + Send + 'static) -> R {
+    let what = what.into();
+    let (done, outcome) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let result = run();
+        let _ = done.send(result);
+    });
+    match outcome.recv_timeout(PATIENCE) {
+        Ok(result) => {
+            thread.join().unwrap();
+            result
+        }
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("{what}: it hangs"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => std::panic::resume_unwind(thread.join().unwrap_err()),
+    }
+}
+
+/// Does what Linux does after a sync that failed: what was not written by then counts as written, so that no later
+/// sync makes it durable.
+#[derive(Debug, Clone)]
+pub struct Forgetful {
+    memory: MemoryFileSystem,
+    inner: FaultFileSystem,
+}
+
+#[derive(Debug)]
+struct ForgetfulFile {
+    memory: MemoryFileSystem,
+    inner: Arc<dyn File>,
+}
+
+impl FileSystem for Forgetful {
+    fn create_dir_all(&self, path: &Path) -> terrace::Result<()> {
+        self.inner.create_dir_all(path)
+    }
+    fn read_dir(&self, path: &Path) -> terrace::Result<Vec<String>> {
+        self.inner.read_dir(path)
+    }
+    fn open(&self, path: &Path, mode: OpenMode) -> terrace::Result<Arc<dyn File>> {
+        let inner = self.inner.open(path, mode)?;
+        Ok(Arc::new(ForgetfulFile { memory: self.memory.clone(), inner }))
+    }
+    fn rename(&self, from: &Path, to: &Path) -> terrace::Result<()> {
+        self.inner.rename(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> terrace::Result<()> {
+        self.inner.remove_file(path)
+    }
+    fn sync_dir(&self, path: &Path) -> terrace::Result<()> {
+        self.inner.sync_dir(path)
+    }
+    fn lock_dir(&self, path: &Path) -> terrace::Result<Box<dyn DirectoryLock>> {
+        self.inner.lock_dir(path)
+    }
+    fn lock_dir_shared(&self, path: &Path) -> terrace::Result<Option<Box<dyn DirectoryLock>>> {
+        self.inner.lock_dir_shared(path)
+    }
+    fn medium(&self, path: &Path) -> terrace::Result<Medium> {
+        self.inner.medium(path)
+    }
+}
+
+impl File for ForgetfulFile {
+    fn path(&self) -> &Path {
+        self.inner.path()
+    }
+    fn len(&self) -> terrace::Result<u64> {
+        self.inner.len()
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> terrace::Result<usize> {
+        self.inner.read_at(buf, offset)
+    }
+    fn read_past_cache_at(&self, buf: &mut [u8], offset: u64) -> terrace::Result<usize> {
+        self.inner.read_past_cache_at(buf, offset)
+    }
+    fn write_at(&self, buf: &[u8], offset: u64) -> terrace::Result<usize> {
+        self.inner.write_at(buf, offset)
+    }
+    fn set_len(&self, len: u64) -> terrace::Result<()> {
+        self.inner.set_len(len)
+    }
+    fn sync(&self) -> terrace::Result<()> {
+        self.inner.sync().inspect_err(|_| {
+            // A file that was removed meanwhile has nothing to lose.
+            let _ = self.memory.lose_unsynced(self.inner.path());
+        })
+    }
+    fn start_writeback(&self, offset: u64, len: u64) {
+        self.inner.start_writeback(offset, len);
+    }
+    fn advise(&self, advice: Advice, offset: u64, len: u64) {
+        self.inner.advise(advice, offset, len);
+    }
+    fn map(&self, len: usize) -> terrace::Result<Region> {
+        self.inner.map(len)
+    }
+}
+
+/// A database directory under faults.
+#[derive(Debug, Clone)]
+pub struct Bench {
+    /// Where everything lies.
+    pub memory: MemoryFileSystem,
+    /// What fails.
+    pub faults: FaultFileSystem,
+    /// The database.
+    pub dir: PathBuf,
+}
+
+impl Bench {
+    /// An empty one, with a name of its own.
+    #[expect(clippy::new_without_default, reason = "no two are equal")]
+    pub fn new() -> Bench {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let dir = PathBuf::from(format!("/faults-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        Bench::over(MemoryFileSystem::new(), dir)
+    }
+
+    /// What a file system in memory holds, without faults.
+    pub fn over(memory: MemoryFileSystem, dir: PathBuf) -> Bench {
+        let faults = FaultFileSystem::new(Arc::new(memory.clone()));
+        Bench { memory, faults, dir }
+    }
+
+    /// Everything small, so that a short history goes through everything.
+    pub fn options(&self) -> Options {
+        Options::new()
+            .memtable_bytes(64 << 10)
+            .segment_bytes_max(64 << 10)
+            .level_base_bytes(64 << 10)
+            .l0_trigger(2)
+            .compaction_threads(1)
+            .keyspace_defaults(KeyspaceOptions::new().table_bytes(64 << 10))
+            .file_system(Arc::new(Forgetful { memory: self.memory.clone(), inner: self.faults.clone() }))
+    }
+
+    /// Opens it.
+    ///
+    /// # Panics
+    ///
+    /// If it does not open.
+    pub fn open(&self) -> Db {
+        self.options().open(&self.dir).unwrap()
+    }
+
+    /// What a crash of the machine leaves, without faults.
+    pub fn crashed(&self, policy: CrashPolicy) -> Bench {
+        Bench::over(self.memory.crash_clone(policy), self.dir.clone())
+    }
+
+    /// What a killed process leaves, without faults.
+    pub fn killed(&self) -> Bench {
+        Bench::over(self.memory.process_kill_clone(), self.dir.clone())
+    }
+}
+
+/// Waits until something holds.
+///
+/// # Panics
+///
+/// If it never does.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < PATIENCE / 2, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
