@@ -27,13 +27,14 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use terrace::{Db, Durability, Keyspace, KeyspaceOptions, Options, Snapshot, WriteBatch};
+use terrace_tests::loop_mount::LoopMount;
 use terrace_tests::tally::Tally;
 use terrace_tests::{covered, rounds, seeds, time_limit};
 
@@ -634,65 +635,6 @@ fn a_kill_in_the_middle_of_everything() {
         format_args!("{kills} kills, {long} of them after 2 seconds, {:?} operations", harness.found),
     );
     assert!(harness.found[0] > 0, "no worker came to anything");
-}
-
-/// A file system of its own, in a file.
-struct LoopMount {
-    image: PathBuf,
-    point: PathBuf,
-}
-
-impl LoopMount {
-    /// Makes it and mounts it, or says why not.
-    fn new(directory: &Path, kind: &str) -> Result<LoopMount, String> {
-        let mount = LoopMount { image: directory.join("image"), point: directory.join("mounted") };
-        std::fs::create_dir(&mount.point).unwrap();
-        std::fs::File::create(&mount.image).unwrap().set_len(400 << 20).unwrap();
-        let make = if kind == "xfs" { ["mkfs.xfs", "-q"] } else { ["mkfs.ext4", "-qF"] };
-        run(Command::new(make[0]).arg(make[1]).arg(&mount.image))?;
-        mount.mount()?;
-        Ok(mount)
-    }
-
-    fn mount(&self) -> Result<(), String> {
-        run(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.point))
-    }
-
-    /// Unmounts it, and waits until the kernel has let go of it: a process that has a copy of all mounts (`unshare -m`) keeps
-    /// it alive, and a mount would show what was stopped, not what is on the disk.
-    fn unmount(&self) -> Result<(), String> {
-        run(Command::new("umount").arg(&self.point))?;
-        let started = Instant::now();
-        while started.elapsed() < Duration::from_secs(60) {
-            let attached = Command::new("losetup").arg("-j").arg(&self.image).output();
-            if attached.map_err(|error| error.to_string())?.stdout.is_empty() {
-                return Ok(());
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        Err("another process keeps the file system mounted".to_owned())
-    }
-
-    /// Stops the file system as a power cut would: nothing is flushed any more.
-    fn cut_power(&self) -> Result<(), String> {
-        // EXT4_IOC_SHUTDOWN, XFS_IOC_GOINGDOWN: `_IOR('X', 125, u32)`, with the flag "do not flush the log".
-        let request = r#"open(my $f, "<", $ARGV[0]) or die $!; my $flag = pack("I", 2); ioctl($f, 0x8004587d, $flag) or die $!"#;
-        run(Command::new("perl").args(["-e", request]).arg(&self.point))
-    }
-}
-
-impl Drop for LoopMount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.point).stderr(Stdio::null()).status();
-    }
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    match command.output() {
-        Ok(Output { status, .. }) if status.success() => Ok(()),
-        Ok(Output { stderr, .. }) => Err(format!("{command:?}: {}", String::from_utf8_lossy(&stderr).trim())),
-        Err(error) => Err(format!("{command:?}: {error}")),
-    }
 }
 
 fn power_cuts(test: &str, kind: &str) {
