@@ -133,6 +133,7 @@ fn describe(name: &str, contents: &Contents) -> String {
 #[test]
 fn write_the_golden_database() {
     if std::env::var_os("TERRACE_WRITE_GOLDEN").is_none() {
+        terrace_tests::skipped("write_the_golden_database", "TERRACE_WRITE_GOLDEN is not set");
         return;
     }
     let path = Path::new("/golden");

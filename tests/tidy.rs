@@ -313,6 +313,23 @@ fn dependencies_point_one_way() {
     assert_none("arrows that point the wrong way", broken);
 }
 
+/// The manifest does not look for tests by itself, so one that it does not name would never be compiled.
+#[test]
+fn every_test_program_is_in_the_manifest() {
+    let tests = root().join("tests");
+    let manifest = fs::read_to_string(tests.join("Cargo.toml")).unwrap();
+    let mut named = BTreeSet::new();
+    for entry in manifest.split("\n[[").filter(|entry| entry.starts_with("test]]")) {
+        let path = entry.lines().find_map(|line| line.strip_prefix("path = \"")?.strip_suffix('"'));
+        named.insert(path.expect("every entry has a path").to_owned());
+    }
+    let entries =
+        fs::read_dir(&tests).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let programs: BTreeSet<String> = entries.filter(|name| name.ends_with(".rs")).collect();
+    assert!(programs.contains("tidy.rs"), "the tests are found");
+    assert_eq!(programs, named, "the files in tests/, and those that its manifest names");
+}
+
 #[test]
 fn every_file_says_what_it_is() {
     let heads = sources().into_iter().filter(|source| !source.text.starts_with("//! "));

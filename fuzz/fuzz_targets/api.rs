@@ -1,4 +1,6 @@
 //! The fuzz target `api`: see `tests/src/fuzz.rs`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| terrace_tests::fuzz::api(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    terrace_tests::fuzz::api(data);
+});

@@ -1,4 +1,6 @@
 //! The fuzz target `block`: see `tests/src/fuzz.rs`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| terrace_tests::fuzz::block(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    terrace_tests::fuzz::block(data);
+});

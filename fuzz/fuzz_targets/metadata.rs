@@ -1,4 +1,6 @@
 //! The fuzz target `metadata`: see `tests/src/fuzz.rs`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| terrace_tests::fuzz::metadata(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    terrace_tests::fuzz::metadata(data);
+});

@@ -1,5 +1,5 @@
-//! Reads files of any bytes, damaged or forged, in every way there is: as tables, as logs, as databases. What comes of it
-//! may be an error, but only one that says where, and it must come in a number of steps that the length of the file
+//! Reads files of any bytes, damaged or forged, in every way there is: as tables, as logs, as databases. What comes of
+//! it may be an error, but only one that says where, and it must come in a number of steps that the length of the file
 //! bounds. A panic in a thread of the database counts as one here.
 
 use std::path::Path;
@@ -45,7 +45,7 @@ pub fn assert_no_background_panic() {
     assert_eq!(BACKGROUND_PANICS.load(Ordering::SeqCst), 0, "a thread of a database has panicked");
 }
 
-/// Checks that an error about damage says where it is. `len` is the length of the longest file there is.
+/// Checks that an error about damage says where it is. `len` is the length of the file, or of the longest there is.
 ///
 /// # Panics
 ///
@@ -150,8 +150,8 @@ pub fn table(bytes: &[u8], keys: &[Vec<u8>]) -> TableOutcome {
     outcome
 }
 
-/// Goes through a table from one end, adds some keys that it meets to `found`, and seeks to some. How many entries there
-/// were, or [`SCANNED_MAX`].
+/// Goes through a table from one end, adds some keys that it meets to `found`, and seeks to some. How many entries
+/// there were, or [`SCANNED_MAX`].
 fn scan(
     table: &Arc<Table>,
     mode: ScanMode,
@@ -273,8 +273,8 @@ pub fn log(segments: &[&[u8]]) -> usize {
     good
 }
 
-/// Opens a database of these files, which may be forged, reads everything, writes something, flushes, compacts, closes it
-/// and opens it once more. Whether it opened.
+/// Opens a database of these files, which may be forged, reads everything, writes something, flushes, compacts, closes
+/// it and opens it once more. Whether it opened.
 ///
 /// # Panics
 ///
@@ -288,7 +288,10 @@ pub fn database(forged: &Files) -> bool {
         Ok(db) => db,
         Err(error) => {
             assert_no_background_panic();
-            assert!(!error.to_string().is_empty());
+            // A forged generation may be the last that there can be, which is no fault of a file.
+            let is_used_up = matches!(&error, Error::InvalidArgument(what) if what.contains("generations"));
+            let is_placed = error.path().is_some_and(|path| path.starts_with(dir()));
+            assert!(is_placed || is_used_up, "an error that does not say where: {error:?}");
             return false;
         }
     };
@@ -359,7 +362,8 @@ pub struct Outcome {
     pub refused: Option<Error>,
     /// Errors of reads.
     pub errors: Vec<Error>,
-    /// Which of the states that it may be in it is in, as far as it could be read. They are numbered as they were given.
+    /// Which of the states that it may be in it is in, as far as it could be read. They are numbered as they were
+    /// given.
     pub state: usize,
 }
 
@@ -389,11 +393,16 @@ impl Outcome {
 pub fn damaged(fs: &MemoryFileSystem, states: &[&Model]) -> Outcome {
     watch_background();
     let before = files(fs);
-    let len = before.values().map(Vec::len).max().unwrap_or(0);
+    let longest = before.values().map(Vec::len).max().unwrap_or(0);
+    let assert_says_where = |error: &Error| {
+        let name = error.path().and_then(Path::file_name).and_then(|name| name.to_str());
+        let file = name.and_then(|name| before.get(name));
+        assert_says_where(error, file.map_or(longest, Vec::len));
+    };
     let db = match options(fs).open(dir()) {
         Ok(db) => db,
         Err(error) => {
-            assert_says_where(&error, len);
+            assert_says_where(&error);
             let mut after = files(fs);
             // Every open leaves its lock file there.
             after.retain(|name, _| name != "LOCK" || before.contains_key(name));
@@ -405,7 +414,7 @@ pub fn damaged(fs: &MemoryFileSystem, states: &[&Model]) -> Outcome {
     for (state, model) in states.iter().enumerate() {
         match compare(&db, model) {
             Ok(errors) => {
-                errors.iter().for_each(|error| assert_says_where(error, len));
+                errors.iter().for_each(assert_says_where);
                 drop(db);
                 assert_no_background_panic();
                 return Outcome { errors, state, ..Outcome::default() };
@@ -435,8 +444,13 @@ fn compare(db: &Db, model: &Model) -> Result<Vec<Error>, String> {
         }
         for number in 0..2000 {
             let key = format!("key {number:05}");
-            if !map.contains_key(key.as_bytes()) && matches!(keyspace.get(&key), Ok(Some(_))) {
-                return Err(format!("{name}: {key:?} should not be there"));
+            if map.contains_key(key.as_bytes()) {
+                continue;
+            }
+            match keyspace.get(&key) {
+                Ok(None) => {}
+                Ok(Some(_)) => return Err(format!("{name}: {key:?} should not be there")),
+                Err(error) => errors.push(error),
             }
         }
         for backward in [false, true] {

@@ -1,8 +1,8 @@
 //! What the fuzz targets do with their input: one function for each, which takes any bytes. `fuzz/` hands them to
 //! cargo-fuzz, and `corpus.rs` runs each over its committed corpus and over changed copies of that.
 //!
-//! An input is a part of a file. The rest of the file is sound, or made to fit, and every checksum is put right, so that
-//! a fuzzer need not guess them. What reads the file is the public surface of the crates: see [`crate::exercise`].
+//! An input is a part of a file. The rest of the file is sound, or made to fit, and every checksum is put right, so
+//! that a fuzzer need not guess them. What reads the file is the public surface of the crates: see [`crate::exercise`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,13 @@ use terrace::{Compression, Db, Durability, KeyspaceOptions, WriteBatch};
 use terrace_io::MemoryFileSystem;
 
 use crate::exercise;
-use crate::forge::table::{FENCES, FILTER, PROPERTIES, Parts};
+use crate::forge::table::{FENCES, FILTER, LOCATOR, PROPERTIES, Parts};
 use crate::forge::{log as forge_log, put_varint, table as forge_table, u32_at};
 use crate::samples::{self, Files, dir, files, options};
 
-/// A function that takes any bytes.
-pub type Target = fn(&[u8]);
+/// A function that takes any bytes. Says whether they were let in: whether they came by the checks at the door
+/// (lengths, headers, order) to what the target is there for. A corpus of which nothing is let in tests the door only.
+pub type Target = fn(&[u8]) -> bool;
 
 /// The targets, by the names that `fuzz/` gives them.
 pub const TARGETS: [(&str, Target); 9] = [
@@ -50,7 +51,7 @@ fn sound(compression: Compression) -> &'static Parts {
     static SOUND: OnceLock<[Parts; 2]> = OnceLock::new();
     let sound = SOUND.get_or_init(|| {
         [Compression::None, Compression::Snappy]
-            .map(|compression| Parts::read(&samples::table(1, 6000, compression, 10).bytes))
+            .map(|compression| Parts::read(&samples::table(1, 6000, compression, 10, true).bytes))
     });
     &sound[compression as usize]
 }
@@ -94,47 +95,51 @@ fn one_block(compression: Compression, rest: &[u8]) -> Vec<u8> {
     parts.write()
 }
 
-/// A data block: first a byte that says whether the table is a compressed one, then the block behind its checksum.
-pub fn block(data: &[u8]) {
-    let Some((first, rest)) = data.split_first() else { return };
-    if rest.len() <= INPUT_BYTES_MAX {
-        exercise::table(&one_block(compression(*first), rest), &keys());
-    }
+/// A data block: first a byte that says whether the table is a compressed one, then the block behind its checksum. It
+/// is let in if all of its entries can be read.
+pub fn block(data: &[u8]) -> bool {
+    let Some((first, rest)) = data.split_first() else { return false };
+    rest.len() <= INPUT_BYTES_MAX && exercise::table(&one_block(compression(*first), rest), &keys()).scanned
 }
 
-/// A payload in Snappy's format: first the number of entries of its block, 2 bytes.
-pub fn snappy(data: &[u8]) {
-    let Some((count, payload)) = data.split_first_chunk::<2>() else { return };
-    if payload.len() <= INPUT_BYTES_MAX {
-        let block = [&count[..], &[1, 0, 1, 0, 0, 0, 0, 0, 0, 0], payload].concat();
-        exercise::table(&one_block(Compression::Snappy, &block), &keys());
-    }
+/// A payload in Snappy's format: first the number of entries of its block, 2 bytes. It is let in as a block is.
+pub fn snappy(data: &[u8]) -> bool {
+    let Some((count, payload)) = data.split_first_chunk::<2>() else { return false };
+    let block = [&count[..], &[1, 0, 1, 0, 0, 0, 0, 0, 0, 0], payload].concat();
+    payload.len() <= INPUT_BYTES_MAX
+        && exercise::table(&one_block(Compression::Snappy, &block), &keys()).scanned
 }
 
-/// A metadata block: first a byte that says which one of which table, then its bytes.
-pub fn metadata(data: &[u8]) {
-    let Some((first, rest)) = data.split_first() else { return };
+/// The kinds of metadata blocks, as the inputs of [`metadata`] number them.
+const METADATA: [u32; 4] = [FENCES, FILTER, PROPERTIES, LOCATOR];
+
+/// A metadata block: first a byte that says which one of which table, then its bytes. It is let in if the table opens.
+pub fn metadata(data: &[u8]) -> bool {
+    let Some((first, rest)) = data.split_first().filter(|(_, rest)| rest.len() <= INPUT_BYTES_MAX) else {
+        return false;
+    };
     let mut parts = sound(compression(*first)).clone();
-    let kind = [FENCES, FILTER, PROPERTIES][usize::from(first >> 1) % 3];
-    if let Some(block) = parts.block(kind).filter(|_| rest.len() <= INPUT_BYTES_MAX) {
-        *block = rest.to_vec();
-        exercise::table(&parts.write(), &keys());
+    let kind = METADATA[usize::from(first >> 1) % METADATA.len()];
+    *parts.block(kind).expect("sound tables have all of them") = rest.to_vec();
+    if kind == FILTER {
+        // Nobody asks the filter of a table that has a locator.
+        parts.metadata.retain(|(kind, _)| *kind != LOCATOR);
     }
+    exercise::table(&parts.write(), &keys()).opened
 }
 
-/// The end of a table: first a byte that says of which one, then what stands behind its metadata: chunk checksums (which
-/// are put right), directory, footer.
-pub fn footer(data: &[u8]) {
-    let Some((first, tail)) = data.split_first() else { return };
-    if tail.len() > INPUT_BYTES_MAX {
-        return;
-    }
+/// The end of a table: first a byte that says of which one, then what stands behind its metadata: chunk checksums
+/// (which are put right), directory, footer. It is let in if the table opens.
+pub fn footer(data: &[u8]) -> bool {
+    let Some((first, tail)) = data.split_first().filter(|(_, tail)| tail.len() <= INPUT_BYTES_MAX) else {
+        return false;
+    };
     let mut file = sound(compression(*first)).write();
     let end = file.len() - tail_len(&file);
     file.truncate(end);
     file.extend_from_slice(tail);
     forge_table::repair(&mut file);
-    exercise::table(&file, &keys());
+    exercise::table(&file, &keys()).opened
 }
 
 /// How much of a table stands behind its metadata.
@@ -144,27 +149,26 @@ fn tail_len(file: &[u8]) -> usize {
     4 * meta_len.div_ceil(4096) + u32_at(file, footer + 24).expect("a footer") as usize + 64
 }
 
-/// A whole table.
-pub fn table(data: &[u8]) {
-    if data.len() <= INPUT_BYTES_MAX {
-        let mut file = data.to_vec();
-        forge_table::repair(&mut file);
-        exercise::table(&file, &keys());
-    }
+/// A whole table. It is let in if it opens.
+pub fn table(data: &[u8]) -> bool {
+    let mut file = data.to_vec();
+    forge_table::repair(&mut file);
+    data.len() <= INPUT_BYTES_MAX && exercise::table(&file, &keys()).opened
 }
 
-/// A log of two segments, or one that grows: the length of the first, 2 bytes, then the files.
-pub fn log(data: &[u8]) {
-    let Some((len, rest)) = data.split_first_chunk::<2>() else { return };
-    if rest.len() > INPUT_BYTES_MAX {
-        return;
-    }
+/// A log of two segments, or one that grows: the length of the first, 2 bytes, then the files. It is let in if some
+/// record is good.
+pub fn log(data: &[u8]) -> bool {
+    let Some((len, rest)) = data.split_first_chunk::<2>().filter(|(_, rest)| rest.len() <= INPUT_BYTES_MAX)
+    else {
+        return false;
+    };
     let (first, second) = rest.split_at(usize::from(u16::from_le_bytes(*len)).min(rest.len()));
     let mut segments = [first.to_vec(), second.to_vec()];
     for segment in &mut segments {
         forge_log::repair(segment);
     }
-    exercise::log(&[&segments[0], &segments[1]]);
+    exercise::log(&[&segments[0], &segments[1]]) > 0
 }
 
 /// Where the database is whose files inputs are put into. Inputs name its tables and its id, so it is always the same.
@@ -236,10 +240,10 @@ fn joined(pieces: impl IntoIterator<Item = Vec<u8>>) -> Vec<u8> {
     pieces.into_iter().flat_map(|piece| [&(piece.len() as u16).to_le_bytes()[..], &piece].concat()).collect()
 }
 
-/// Edits of a manifest, each one a piece: a database with a live log is opened with them.
-pub fn manifest(data: &[u8]) {
+/// Edits of a manifest, each one a piece: a database with a live log is opened with them. They are let in if it opens.
+pub fn manifest(data: &[u8]) -> bool {
     if data.len() > INPUT_BYTES_MAX {
-        return;
+        return false;
     }
     let mut forged = database().clone();
     let mut parts = forge_log::Parts::read(&forged["MANIFEST"]);
@@ -254,24 +258,29 @@ pub fn manifest(data: &[u8]) {
     let mut file = parts.write();
     file.resize(file.len().next_multiple_of(4096), 0);
     forged.insert("MANIFEST".to_owned(), file);
-    exercise::database(&forged);
+    exercise::database(&forged)
 }
 
-/// Batches, each one a piece: the log of a database holds them.
-pub fn batch(data: &[u8]) {
-    if data.len() > INPUT_BYTES_MAX / 2 {
-        return;
+/// Batches, each one a piece: the log of a database holds them, as many as its segment has room for. They are let in if
+/// there is one and the database opens.
+pub fn batch(data: &[u8]) -> bool {
+    if data.len() > INPUT_BYTES_MAX {
+        return false;
     }
     let mut forged = database().clone();
     let name = live_segment(&forged);
     let mut parts = forge_log::Parts::read(&forged[&name]);
-    let batches = pieces(data).into_iter().filter(|payload| !payload.is_empty());
+    let mut end = forge_log::HEADER;
+    let fits = |payload: &&[u8]| {
+        end = (end + forge_log::RECORD_HEADER + payload.len()).next_multiple_of(8);
+        end <= parts.len
+    };
+    let batches = pieces(data).into_iter().filter(|payload| !payload.is_empty()).take_while(fits);
     parts.records = batches.map(|payload| forge_log::Record::new(1, (0, 0), payload.to_vec())).collect();
     let file = parts.write();
-    if file.len() == parts.len {
-        forged.insert(name, file);
-        exercise::database(&forged);
-    }
+    assert_eq!(file.len(), parts.len, "a segment keeps its length");
+    forged.insert(name, file);
+    exercise::database(&forged) && !parts.records.is_empty()
 }
 
 /// Keys of [`api`]: few, so that they meet each other often, of lengths that decide something.
@@ -288,12 +297,13 @@ fn api_value(byte: u8, number: usize) -> Vec<u8> {
     (0..len).map(|at| (at / 16 + number) as u8 ^ byte).collect()
 }
 
-/// Calls of the engine, compared with a map: each is one byte that says what is called, and one or two arguments.
+/// Calls of the engine, compared with a map: each is one byte that says what is called, and one or two arguments. They
+/// are let in if there is one.
 ///
 /// # Panics
 ///
 /// If an answer is wrong.
-pub fn api(data: &[u8]) {
+pub fn api(data: &[u8]) -> bool {
     exercise::watch_background();
     let fs = MemoryFileSystem::new();
     let mut bytes = data.iter().copied().take(600);
@@ -407,6 +417,7 @@ pub fn api(data: &[u8]) {
     drop(snapshots);
     db.close().expect("memory takes tables");
     exercise::assert_no_background_panic();
+    number > 0
 }
 
 /// A scan from one end gives what is wanted.
@@ -436,11 +447,9 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         let first = compression as u8;
         for (seed, bytes) in [(1, 500), (2, 4000), (3, 9000)] {
             let name = |what: &str| format!("{what}-{}-{bytes}", format!("{compression:?}").to_lowercase());
-            let sample = samples::table(seed, bytes, compression, if seed == 2 { 4 } else { 10 });
+            let sample = samples::table(seed, bytes, compression, if seed == 2 { 4 } else { 10 }, true);
             let parts = Parts::read(&sample.bytes);
             seeds.push(("table", name("table"), sample.bytes.clone()));
-            let tail = sample.bytes.len() - tail_len(&sample.bytes);
-            seeds.push(("footer", name("tail"), [&[first], &sample.bytes[tail..]].concat()));
             for (index, extent) in parts.extents().into_iter().enumerate().take(3) {
                 let block = &parts.data[extent];
                 seeds.push(("block", name(&format!("block{index}")), [&[first], &block[4..]].concat()));
@@ -450,9 +459,13 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
                 }
             }
         }
-        for (index, kind) in [FENCES, FILTER, PROPERTIES].into_iter().enumerate() {
+        // The end of the very table whose body it is put behind: any other's is of another length.
+        let file = sound(compression).write();
+        let tail = [&[first], &file[file.len() - tail_len(&file)..]].concat();
+        seeds.push(("footer", format!("tail-{compression:?}").to_lowercase(), tail));
+        for (index, kind) in METADATA.into_iter().enumerate() {
             let mut parts = sound(compression).clone();
-            let bytes = parts.block(kind).expect("sound tables have all three").clone();
+            let bytes = parts.block(kind).expect("sound tables have all of them").clone();
             let first = first | (index as u8) << 1;
             seeds.push((
                 "metadata",

@@ -12,6 +12,7 @@
 //! - [`loop_mount`]: a file system of its own, in a file.
 //! - [`samples`]: files that the engine wrote.
 //! - [`exercise`]: reads files of any bytes in every way there is.
+//! - [`filled`]: databases of several keyspaces that remember all that was ever written to them.
 //! - [`forge`]: changes the fields of files and puts their checksums right again.
 //! - [`tally`]: how often what happened.
 //! - [`fuzz`]: what the fuzz targets do with their input.
@@ -27,6 +28,7 @@ pub mod child;
 pub mod course;
 pub mod exercise;
 pub mod faulty;
+pub mod filled;
 pub mod forge;
 pub mod fuzz;
 pub mod linearizable;
@@ -57,8 +59,7 @@ pub fn seeds(usual: u64) -> impl Iterator<Item = u64> {
 /// The rounds of a test, from 0: as many as `TERRACE_CASES` says; without it as many as there is time for by
 /// `TERRACE_TEST_SECONDS`, but at least one; without either `usual`.
 pub fn rounds(usual: u64) -> impl Iterator<Item = u64> {
-    let (wanted, limit) = (number("TERRACE_CASES"), time_limit());
-    let wanted = wanted.unwrap_or(if limit.is_some() { u64::MAX } else { usual });
+    let (wanted, limit) = (cases(usual), time_limit());
     let started = Instant::now();
     (0..wanted).take_while(move |round| *round == 0 || limit.is_none_or(|limit| started.elapsed() < limit))
 }
@@ -68,9 +69,36 @@ pub fn time_limit() -> Option<Duration> {
     number("TERRACE_TEST_SECONDS").map(Duration::from_secs)
 }
 
+/// How many cases a test of `usual` ones is to run, if there is time for them.
+fn cases(usual: u64) -> u64 {
+    let wanted = number("TERRACE_CASES");
+    assert_ne!(wanted, Some(0), "TERRACE_CASES=0 would have a test pass that has done nothing");
+    wanted.unwrap_or(if time_limit().is_some() { u64::MAX } else { usual })
+}
+
 /// Says what a test has covered, in figures, on a line of a form that the long run collects.
 pub fn covered(what: &str, figures: impl std::fmt::Display) {
     println!("covered: {what}: {figures}");
+}
+
+/// Says that a test has not done something, on a line of a form that the long run collects: a test that passes without
+/// its work must not do so in silence.
+pub fn skipped(what: &str, why: impl std::fmt::Display) {
+    println!("skipped: {what}: {why}");
+}
+
+/// Waits until something that another thread brings about is so.
+///
+/// # Panics
+///
+/// If it is still not so after two minutes, which is an endless wait by the measure of these tests.
+#[track_caller]
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < Duration::from_secs(120), "it never came to this: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// A seed that was not asked for.

@@ -1,10 +1,9 @@
-//! Files that the engine wrote, in memory, each kind as a test needs it: tables with and without compression, a log that
-//! fills its first segment and goes on in a second, a manifest of many edits. With what they hold.
+//! Files that the engine wrote, in memory, each kind as a test needs it: tables with and without compression, a log
+//! that fills its first segment and goes on in a second, a manifest of many edits. With what they hold.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rand::{Rng, RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -16,12 +15,13 @@ use terrace_sstable::{
 };
 use terrace_wal::SegmentReader;
 
+use crate::eventually;
 use crate::model::{Bytes, Change, DEFAULT, Model, Write};
 
 /// Random choices of the tests of damaged and forged bytes.
 pub type Random = Xoshiro256PlusPlus;
 
-/// The file system as a whole: names and bytes.
+/// The files of one directory: names and bytes.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
 /// The keyspace whose tables are compressed.
@@ -58,8 +58,21 @@ pub fn options(fs: &MemoryFileSystem) -> Options {
 
 /// All the files.
 pub fn files(fs: &MemoryFileSystem) -> Files {
-    let names = fs.read_dir(dir()).expect("the directory is there").into_iter();
-    names.map(|name| (name.clone(), fs.file_bytes(&path(&name)).expect("it was listed"))).collect()
+    files_in(fs, dir())
+}
+
+/// All the files of another directory.
+pub fn files_in(fs: &MemoryFileSystem, dir: &Path) -> Files {
+    let names = fs.read_dir(dir).expect("the directory is there").into_iter();
+    names.map(|name| (name.clone(), fs.file_bytes(&dir.join(&name)).expect("it was listed"))).collect()
+}
+
+/// The names of files that end so, in order.
+pub fn names(fs: &MemoryFileSystem, suffix: &str) -> Vec<String> {
+    let mut names = fs.read_dir(dir()).expect("the directory is there");
+    names.retain(|name| name.ends_with(suffix));
+    names.sort();
+    names
 }
 
 /// A file system with these files.
@@ -115,10 +128,7 @@ impl Sample {
 
     /// The names of files that end so, in order.
     pub fn names(&self, suffix: &str) -> Vec<String> {
-        let mut names = self.fs.read_dir(dir()).expect("the directory is there");
-        names.retain(|name| name.ends_with(suffix));
-        names.sort();
-        names
+        names(&self.fs, suffix)
     }
 
     /// The bytes of a file.
@@ -181,9 +191,9 @@ impl Maker {
             names.iter().filter(|name| name.ends_with(suffix)).count()
         };
         let live = || self.db.metrics().levels.iter().map(|level| level.tables).sum::<usize>();
-        while tables_at_rest && count(".sst") != live() || count(".tmp") > 0 {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        eventually("the background is at rest", || {
+            (!tables_at_rest || count(".sst") == live()) && count(".tmp") == 0
+        });
         assert!(self.db.health().is_ok(), "{:?}", self.db.health());
     }
 
@@ -193,8 +203,8 @@ impl Maker {
     }
 }
 
-/// A database whose log has a first segment of 64 KiB, full of batches, and a second with a few. All batches but the last
-/// one are synced, and say so; the last one was never synced.
+/// A database whose log has a first segment of 64 KiB, full of batches, and a second with a few. All batches but the
+/// last one are synced, and say so; the last one was never synced.
 pub fn log(seed: u64) -> Sample {
     let mut maker = Maker::new(seed);
     let segments = |fs: &MemoryFileSystem| {
@@ -304,8 +314,14 @@ pub struct TableSample {
 }
 
 /// A table as a flush writes it, with about so many bytes of keys and values: versions of keys that go on over blocks,
-/// tombstones, values of many pages.
-pub fn table(seed: u64, bytes: usize, compression: Compression, filter_bits: u8) -> TableSample {
+/// tombstones, values of many pages. Gets ask its filter only if it has no locator.
+pub fn table(
+    seed: u64,
+    bytes: usize,
+    compression: Compression,
+    filter_bits: u8,
+    locator: bool,
+) -> TableSample {
     let mut random = random(seed);
     let mut entries: Vec<Entry> = Vec::new();
     let mut total = 0;
@@ -344,8 +360,7 @@ pub fn table(seed: u64, bytes: usize, compression: Compression, filter_bits: u8)
         level: 2,
         cause: Cause::Flush,
     };
-    let options =
-        TableOptions { compression, filter_bits_per_key: filter_bits, block_bytes: 4096, locator: true };
+    let options = TableOptions { compression, filter_bits_per_key: filter_bits, block_bytes: 4096, locator };
     let mut writer = TableWriter::create(&fs, dir(), identity, &options).expect("the options are sound");
     for entry in &entries {
         writer.add(&entry.key, entry.sequence, entry.kind, &entry.value).expect("entries are in order");

@@ -3,21 +3,24 @@
 //! A sweep of `total` cases starts at one that the seed chooses and goes through them in strides that meet each case
 //! once before they meet one again. So `TERRACE_SEED` is the number of the first case, `TERRACE_CASES` how many are
 //! run, and `TERRACE_SEED=n TERRACE_CASES=1` repeats case `n`. With `TERRACE_TEST_SECONDS` each sweep goes on for so
-//! many seconds, or until it has run every case there is: that is the long version.
+//! many seconds, or until it has run every case there is, but always one: that is the long version.
 //!
 //! A case that takes minutes is taken for an endless loop: the program says which it is, and aborts.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::{Trace, anywhere, covered, number, time_limit};
+use crate::{Trace, anywhere, cases, covered, number, time_limit};
 
 /// How often it is looked whether a case hangs.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// A case that is still the same after so many looks, two minutes, hangs: cases take milliseconds. Looks are counted, not
-/// seconds, for the machine or the program may have been stopped for a while.
+/// A case that is still the same after so many looks, two minutes, hangs: cases take milliseconds. Looks are counted,
+/// not seconds, for the machine or the program may have been stopped for a while.
 const HANGS_AFTER_LOOKS: u32 = 24_000;
+
+/// The number of cases of a sweep that makes them up: nobody comes to their end.
+const ENDLESS: u64 = 1 << 40;
 
 /// Very many cases, numbered from 0.
 #[derive(Debug, Clone)]
@@ -37,7 +40,7 @@ impl Sweep {
 
     /// Cases made up from their numbers, as many as anyone likes.
     pub fn endless(what: impl Into<String>, usual: u64) -> Self {
-        Sweep::new(what, 1 << 40, usual)
+        Sweep::new(what, ENDLESS, usual)
     }
 
     /// One case at a time: for what is measured in the whole program.
@@ -54,20 +57,22 @@ impl Sweep {
     /// If a case does, having said how it is repeated.
     pub fn run<S>(&self, state: impl Fn() -> S + Sync, case: impl Fn(&mut S, u64) + Sync) -> u64 {
         let seconds = time_limit();
-        let wanted = number("TERRACE_CASES").unwrap_or(if seconds.is_some() { u64::MAX } else { self.usual });
-        let wanted = wanted.min(self.total);
+        let wanted = cases(self.usual).min(self.total);
         let first = number("TERRACE_SEED").unwrap_or_else(anywhere) % self.total;
         let stride = stride(self.total);
         let started = Instant::now();
-        let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
+        let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
+        let failed = AtomicBool::new(false);
         // For each thread the case that it is at, and how many it has begun.
         let at: Vec<[AtomicU64; 2]> = (0..self.threads).map(|_| Default::default()).collect();
         let work = |place: &[AtomicU64; 2]| {
             let _alarm = Alarm(&failed);
             let mut state = state();
-            while !failed.load(Ordering::Relaxed) && seconds.is_none_or(|limit| started.elapsed() < limit) {
+            while !failed.load(Ordering::Relaxed) {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= wanted {
+                // Whatever the time, one is run.
+                let is_late = index > 0 && seconds.is_some_and(|limit| started.elapsed() >= limit);
+                if index >= wanted || is_late {
                     break;
                 }
                 let number = (u128::from(first) + u128::from(index) * u128::from(stride))
@@ -76,6 +81,7 @@ impl Sweep {
                 place[1].fetch_add(1, Ordering::Relaxed);
                 let _trace = Trace::new(&*self.what, number);
                 case(&mut state, number);
+                done.fetch_add(1, Ordering::Relaxed);
             }
         };
         std::thread::scope(|scope| {
@@ -95,8 +101,8 @@ impl Sweep {
                 }
             }
         });
-        let done = next.into_inner().min(wanted);
-        let of = if self.total == 1 << 40 { String::new() } else { format!(" of {}", self.total) };
+        let done = done.into_inner();
+        let of = if self.total == ENDLESS { String::new() } else { format!(" of {}", self.total) };
         let took = started.elapsed().as_secs_f64();
         covered(&self.what, format_args!("{done}{of} cases from number {first}, in {took:.1} s"));
         done
@@ -149,5 +155,9 @@ mod tests {
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen.len() as u64, done);
+        assert!(done > 0, "a sweep that runs nothing shows nothing");
+        if std::env::vars().all(|(name, _)| !name.starts_with("TERRACE_")) {
+            assert_eq!(done, 50);
+        }
     }
 }

@@ -106,7 +106,7 @@ pub fn repair(file: &mut [u8]) {
     }
 }
 
-/// A forged copy of a sound segment, with every checksum right. `payload_fields` knows the fields of a payload.
+/// A forged copy of a sound segment, with every checksum right. `change_payload` changes one of a record.
 pub fn forge(
     random: &mut Random,
     sound: &Parts,

@@ -22,6 +22,11 @@ pub const FENCES: u32 = 0x8000_0001;
 pub const PROPERTIES: u32 = 0x8000_0002;
 /// The filter's kind.
 pub const FILTER: u32 = 3;
+/// The locator's kind.
+pub const LOCATOR: u32 = 4;
+
+/// Bytes of the locator's header, and of each of its buckets.
+const LINE: usize = 64;
 
 /// A table, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,11 +197,12 @@ pub fn seal_block(id: u64, offset: usize, block: &mut [u8]) {
 pub fn forge(random: &mut Random, sound: &Parts) -> Vec<u8> {
     let mut parts = sound.clone();
     for _ in 0..random.random_range(1..3) {
-        match random.random_range(0..12) {
+        match random.random_range(0..14) {
             0..5 => forge_block(random, &mut parts),
             5 | 6 => forge_metadata(random, &mut parts, FENCES, fences_fields),
             7 => forge_metadata(random, &mut parts, FILTER, filter_fields),
             8 => forge_metadata(random, &mut parts, PROPERTIES, properties_fields),
+            12 | 13 => forge_metadata(random, &mut parts, LOCATOR, locator_fields),
             9 => {
                 // Whatever else there is.
                 let index = random.random_range(0..parts.metadata.len());
@@ -286,6 +292,29 @@ pub fn filter_fields(bytes: &[u8]) -> Option<Vec<super::Field>> {
     fields.fixed(4)?;
     fields.bytes(32)?;
     fields.bytes(bytes.len() - fields.at());
+    Some(fields.found)
+}
+
+/// The fields of the locator: those of its header, and the words of its first buckets.
+pub fn locator_fields(bytes: &[u8]) -> Option<Vec<super::Field>> {
+    let mut fields = Fields::new(bytes, 0);
+    for len in [4, 1, 1, 2, 8] {
+        fields.fixed(len)?;
+    }
+    // What the header says is met more often than by chance: there may be thousands of words.
+    fields.found.extend([fields.found.clone(), fields.found.clone(), fields.found.clone()].concat());
+    fields.bytes(LINE - fields.at())?;
+    let mut words = Vec::new();
+    for line in (LINE..bytes.len()).step_by(LINE).take(100) {
+        let mut bucket = Fields::new(bytes, line);
+        let entries = (bucket.fixed(4)? & 15) as usize;
+        // Beside the first word those that count, and one that does not.
+        for _ in 0..(entries + 1).min(15) {
+            bucket.fixed(4)?;
+        }
+        words.append(&mut bucket.found);
+    }
+    fields.found.append(&mut words);
     Some(fields.found)
 }
 
@@ -425,7 +454,7 @@ mod tests {
     #[test]
     fn a_table_comes_together_as_it_was() {
         for compression in [Compression::None, Compression::Snappy] {
-            let table = samples::table(1, 20_000, compression, 10).bytes;
+            let table = samples::table(1, 20_000, compression, 10, true).bytes;
             let mut parts = Parts::read(&table);
             assert!(parts.write() == table);
             let blocks: Vec<Vec<u8>> =
@@ -436,11 +465,14 @@ mod tests {
             let mut repaired = table.clone();
             repair(&mut repaired);
             assert!(repaired == table, "a sound table needs no repair");
-            for kind in [FENCES, FILTER, PROPERTIES] {
+            for kind in [FENCES, FILTER, PROPERTIES, LOCATOR] {
                 assert!(parts.block(kind).is_some_and(|block| !block.is_empty()));
             }
             assert!(fences_fields(parts.block(FENCES).unwrap()).is_some());
             assert!(properties_fields(parts.block(PROPERTIES).unwrap()).is_some());
+            let locator = locator_fields(parts.block(LOCATOR).unwrap()).unwrap();
+            let words = locator.iter().filter(|field| field.at.start >= LINE).count();
+            assert!(words > 50, "{words} words of the locator's buckets are fields");
         }
     }
 }
