@@ -350,6 +350,38 @@ fn a_failed_log_write_fails_only_that_write() {
     }
 }
 
+/// A change of keyspaces is not in the log: what the log was refused before must not come back behind it.
+#[test]
+fn what_was_refused_does_not_come_back_behind_a_change_of_keyspaces() {
+    for erasure_fails in [false, true] {
+        for change in ["clear", "drop", "create"] {
+            watched(format!("refused, then {change}"), move || {
+                let bench = Bench::new();
+                let db = bench.open();
+                db.keyspace("other").unwrap();
+                db.put("first", "1").unwrap();
+                let write = || FaultRule::on(Operation::Write).path(".log").once();
+                bench.faults.add(write().kind(FaultKind::ErrorAfterEffect(ErrorKind::Other)));
+                if erasure_fails {
+                    bench.faults.add(write());
+                }
+                db.put("refused", "x").unwrap_err();
+                match change {
+                    "clear" => db.clear().unwrap(),
+                    "drop" => db.drop_keyspace("other").unwrap(),
+                    _ => drop(db.keyspace("third").unwrap()),
+                }
+                for seed in 3..40 {
+                    let torn = bench.crashed(CrashPolicy::Torn { seed });
+                    assert_eq!(torn.open().get("refused").unwrap(), None, "torn with seed {seed}");
+                }
+                let kept: &[_] = if change == "clear" { &[] } else { &[("first", "1")] };
+                assert_survives(&bench, kept, &["refused"]);
+            });
+        }
+    }
+}
+
 #[test]
 fn closing_under_faults_says_so_and_loses_nothing() {
     let rules = [

@@ -18,7 +18,7 @@ use terrace_io::{Bug, DirectoryLock, Error, FileSystem, Result};
 use terrace_sstable::{Table, TableContext, TableMeta, table_file_name};
 
 use crate::catalog::Change;
-use crate::commit::Committer;
+use crate::commit::{Committer, Writer};
 use crate::compact;
 use crate::counters::Counters;
 use crate::current::Visible;
@@ -274,13 +274,12 @@ impl Core {
         if name.is_empty() || name.len() > 255 {
             return Err(Error::invalid(format!("a keyspace name has 1 to 255 bytes, not {}", name.len())));
         }
-        let writer = self.committer.lock();
+        let mut writer = self.committer.lock();
         if let Some(known) = self.find_keyspace(name) {
             return Ok(known);
         }
         self.check_writable(writer.closed)?;
-        // What came before the keyspace in the history must not be lost by a crash that keeps the keyspace.
-        self.log.sync_through(self.log.written())?;
+        self.bring_log_up(&mut writer)?;
         let mut manifest = self.manifest.lock();
         let id = manifest.catalog().next_keyspace;
         let add = Change::KeyspaceAdded { id, name: name.to_owned(), options: options.clone() };
@@ -305,7 +304,7 @@ impl Core {
 
     /// Removes a keyspace with all that is in it.
     pub fn drop_keyspace(&self, name: &str) -> Result<()> {
-        let writer = self.committer.lock();
+        let mut writer = self.committer.lock();
         self.check_writable(writer.closed)?;
         let Some(keyspace) = self.find_keyspace(name) else {
             return Err(Error::invalid(format!("there is no keyspace {name:?}")));
@@ -313,7 +312,7 @@ impl Core {
         if keyspace.id == 0 {
             return Err(Error::invalid("the default keyspace cannot be dropped; it can be cleared"));
         }
-        self.log.sync_through(self.log.written())?;
+        self.bring_log_up(&mut writer)?;
         {
             let mut manifest = self.manifest.lock();
             let through = writer.last_sequence;
@@ -334,10 +333,10 @@ impl Core {
 
     /// Removes all that is in a keyspace.
     pub fn clear_keyspace(&self, keyspace: &KeyspaceInner) -> Result<()> {
-        let writer = self.committer.lock();
+        let mut writer = self.committer.lock();
         self.check_writable(writer.closed)?;
         keyspace.check_exists()?;
-        self.log.sync_through(self.log.written())?;
+        self.bring_log_up(&mut writer)?;
         let old = {
             let mut manifest = self.manifest.lock();
             let old = keyspace.state();
@@ -362,6 +361,13 @@ impl Core {
         drop(writer);
         self.work_changed();
         Ok(())
+    }
+
+    /// Before a change that the manifest alone records: what came before it in the history must not be lost by a crash
+    /// that keeps the change, and what was refused before it must not come back behind it.
+    fn bring_log_up(&self, writer: &mut Writer) -> Result<()> {
+        writer.appender.forget_failed(&self.log)?;
+        self.log.sync_through(self.log.written())
     }
 
     fn check_writable(&self, closed: bool) -> Result<()> {

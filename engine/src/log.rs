@@ -244,6 +244,8 @@ pub(crate) struct Appender {
     segment: Option<SegmentWriter>,
     group: Vec<u8>,
     next_segment_asked: bool,
+    /// Whether the last append failed, so that records which do not count may be on the disk behind those that do.
+    has_failed: bool,
 }
 
 impl Appender {
@@ -282,6 +284,7 @@ impl Appender {
     pub fn append(&mut self, log: &Log) -> Result<Position> {
         let segment = self.segment.as_mut().expect("a group is encoded for a segment");
         let outcome = segment.append(&self.group);
+        self.has_failed = outcome.is_err();
         match outcome {
             Ok(_) => drop(log.bytes_written.fetch_add(self.group.len() as u64, Relaxed)),
             // Best effort, so that a crash does not bring back what is about to be reported as failed; the next append
@@ -292,6 +295,22 @@ impl Appender {
         let end = outcome?;
         log.sync.set_written(end);
         Ok(end)
+    }
+
+    /// Makes sure, durably, that no crash brings back what a failed append may have left: for a change that the
+    /// manifest alone records, which would then seem to have come before. Nothing to do if the last append succeeded.
+    ///
+    /// [`Error::OutcomeUnknown`] if the sync fails: the database is poisoned then.
+    pub fn forget_failed(&mut self, log: &Log) -> Result<()> {
+        if !self.has_failed {
+            return Ok(());
+        }
+        if let Some(segment) = &mut self.segment {
+            segment.seal()?;
+            segment.sync().map_err(|error| Error::OutcomeUnknown { cause: log.poison.set(error) })?;
+        }
+        self.has_failed = false;
+        Ok(())
     }
 
     /// Forgets the group.

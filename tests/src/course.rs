@@ -1,11 +1,9 @@
 //! The history of a database under faults, where a change may fail and go on being possible.
 //!
 //! A change that was refused with an error has not happened for those who read on, but it may have reached the disk: a
-//! crash may bring it back. A batch comes back as the last one, since what is written to the log next takes its place;
-//! but keyspaces may have been created, dropped or cleared since, for these are not in the log. An operation on a
-//! keyspace comes back where it was, since the failure that leaves this open is the last thing that the manifest knows.
-//! So what a crash may leave is the state after some first part of the changes that succeeded, perhaps with an
-//! operation on a keyspace that failed just then, and perhaps with one batch that failed since the last that succeeded.
+//! crash may bring it back, but only where it was: what is written to the log next takes its place, and before a
+//! keyspace is created, dropped or cleared it is erased. So what a crash may leave is the state after some first part
+//! of the changes that succeeded, perhaps with one change that failed just then.
 //!
 //! A course may be written to by one thread while others look at it.
 
@@ -21,8 +19,8 @@ pub struct Course(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// The model after each change that succeeded, and before the first; and whether it took a place in the log.
-    states: Vec<(Model, bool)>,
+    /// The model after each change that succeeded, and before the first.
+    states: Vec<Model>,
     /// Changes that have failed, and behind them the one that is under way.
     attempts: Vec<Attempt>,
     is_under_way: bool,
@@ -41,7 +39,7 @@ struct Attempt {
 
 impl Default for State {
     fn default() -> Self {
-        State { states: vec![(Model::default(), true)], attempts: Vec::new(), is_under_way: false, synced: 0 }
+        State { states: vec![Model::default()], attempts: Vec::new(), is_under_way: false, synced: 0 }
     }
 }
 
@@ -75,7 +73,7 @@ impl Course {
         match outcome {
             Ok(()) => {
                 let after = attempt.on(state.now());
-                state.states.push((after, attempt.is_batch()));
+                state.states.push(after);
                 if is_synced {
                     state.synced = state.states.len() - 1;
                 }
@@ -99,7 +97,7 @@ impl Course {
     /// has happened.
     pub fn resolve(&self, found: Model) {
         let mut state = self.state();
-        state.states.push((found, true));
+        state.states.push(found);
         state.synced = state.states.len() - 1;
     }
 
@@ -123,18 +121,9 @@ impl Course {
         let state = self.state();
         let mut allowed = Vec::new();
         for count in (bounds.least..=bounds.most.min(state.states.len() - 1)).rev() {
-            let last_batch = (0..=count).rev().find(|&count| state.states[count].1).unwrap_or(0);
-            let keyspace_operations =
-                state.attempts.iter().filter(|attempt| attempt.at == count && !attempt.is_batch());
-            let batches = state.attempts.iter().filter(|attempt| attempt.is_batch());
-            let batches = batches.filter(|attempt| (last_batch..=count).contains(&attempt.at));
-            let mut bases = vec![state.states[count].0.clone()];
-            bases.extend(keyspace_operations.map(|attempt| attempt.on(&bases[0])).collect::<Vec<_>>());
-            for batch in batches {
-                let with: Vec<_> = bases.iter().map(|base| batch.on(base)).collect();
-                allowed.extend(with);
-            }
-            allowed.extend(bases);
+            let failed = state.attempts.iter().filter(|attempt| attempt.at == count);
+            allowed.extend(failed.map(|attempt| attempt.on(&state.states[count])));
+            allowed.push(state.states[count].clone());
         }
         allowed
     }
@@ -151,15 +140,11 @@ impl Course {
 
 impl State {
     fn now(&self) -> &Model {
-        &self.states[self.states.len() - 1].0
+        &self.states[self.states.len() - 1]
     }
 }
 
 impl Attempt {
-    fn is_batch(&self) -> bool {
-        matches!(self.change, Change::Batch(_))
-    }
-
     /// The model with it. What it writes to keyspaces that are gone is nowhere.
     fn on(&self, model: &Model) -> Model {
         let mut after = model.clone();
