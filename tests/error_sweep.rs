@@ -22,7 +22,8 @@ use terrace::{
 };
 use terrace_io::{CrashPolicy, FaultKind, FaultRule, MemoryFileSystem, Operation};
 use terrace_tests::course::{Bounds, Course};
-use terrace_tests::faulty::{Bench, eventually};
+use terrace_tests::eventually;
+use terrace_tests::faulty::Bench;
 use terrace_tests::model::{Bytes, Change, DEFAULT, Model, Write};
 use terrace_tests::oracle::read_all;
 use terrace_tests::sweep::Sweep;

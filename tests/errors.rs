@@ -13,8 +13,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use terrace::{Compression, Db, Durability, Error, FileSystem, KeyspaceOptions, Options, WriteBatch};
-use terrace_io::{FaultFileSystem, FaultRule, MemoryFileSystem, Operation};
+use terrace_io::{FaultFileSystem, FaultRule, MemoryFileSystem, OpenMode, Operation};
 use terrace_tests::child::{self, child, namespaced_child};
+use terrace_tests::skipped;
 
 type Contents = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -601,7 +602,7 @@ fn a_read_only_file_system_is_refused() {
     for (target, part) in [(path.clone(), "db"), (home.path().join("new"), "new")] {
         let said = namespaced_child(TEST, &target, home.path(), "open", script);
         if said.contains("cannot launch") {
-            eprintln!("SKIPPED: a read-only mount needs root and mount namespaces: {said}");
+            skipped(TEST, format_args!("a read-only mount needs root and mount namespaces: {said}"));
             return;
         }
         assert!(said.starts_with("refused: ") && said.contains(part) && said.contains("ead-only"), "{said}");
@@ -638,7 +639,10 @@ fn a_directory_without_permission_is_refused() {
     let said = child(TEST, &path, "open", launcher);
     set(&path, 0o700);
     if said.contains("cannot launch") {
-        eprintln!("SKIPPED: as root, permissions need setpriv and a test binary that others may run: {said}");
+        skipped(
+            TEST,
+            format_args!("as root, permissions need setpriv and a test binary that others may run: {said}"),
+        );
         return;
     }
     assert!(said.starts_with("refused: ") && said.contains("ermission") && said.contains("db"), "{said}");
@@ -851,6 +855,8 @@ fn options_that_cannot_be_are_refused() {
     open(Options::new().compaction_threads(0));
     open(Options::new().l0_trigger(0));
     open(Options::new().level_multiplier(1));
+    open(Options::new().sync_interval(Some(Duration::ZERO)));
+    open(Options::new().scrub_interval(Some(Duration::ZERO)));
     open(Options::new().keyspace_defaults(KeyspaceOptions::new().block_bytes(0)));
     open(Options::new().keyspace_defaults(KeyspaceOptions::new().table_bytes(0)));
     open(Options::new().keyspace_defaults(KeyspaceOptions::new().filter_bits_per_key(65)));
@@ -860,6 +866,32 @@ fn options_that_cannot_be_are_refused() {
     db.keyspace(&"n".repeat(255)).unwrap();
     invalid(db.keyspace_with("bad", KeyspaceOptions::new().block_bytes(u32::MAX)));
     assert_eq!(db.keyspace_names().unwrap().len(), 2);
+    db.close().unwrap();
+    // Longer than any clock counts, which is never.
+    let never = Options::new().sync_interval(Some(Duration::MAX)).scrub_interval(Some(Duration::MAX));
+    let db = never.file_system(Arc::new(MemoryFileSystem::new())).open("/never").unwrap();
+    db.put_with("key", "value", Durability::Buffered).unwrap();
+    assert!(db.health().is_ok());
+    db.close().unwrap();
+}
+
+/// A file that is named like a table of a number that no database comes to does not use up the numbers.
+#[test]
+fn a_stray_table_with_a_huge_number_is_in_nobodys_way() {
+    let memory = MemoryFileSystem::new();
+    for number in [1 << 59, (1 << 59) + 1, 1 << 60, (1_u64 << 60) + 1, u64::MAX] {
+        let dir = PathBuf::from(format!("/stray-{number}"));
+        over(&memory).open(&dir).unwrap().close().unwrap();
+        let stray = dir.join(terrace_sstable::table_file_name(number));
+        memory.open(&stray, OpenMode::CreateNew).unwrap().sync().unwrap();
+        for round in 0..3_u32 {
+            let db = over(&memory).open(&dir).unwrap_or_else(|error| panic!("{number}: {error}"));
+            db.put(round.to_be_bytes(), "value").unwrap();
+            db.close().unwrap();
+        }
+        let db = over(&memory).open(&dir).unwrap();
+        assert_eq!(db.iter().unwrap().count(), 3, "{number}");
+    }
 }
 
 /// Damage at the very head of the log, while the manifest knows of later writes: another keyspace was created since. The

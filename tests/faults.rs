@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use terrace::{Db, Durability, Error, FileSystem, Keyspace, WriteBatch};
 use terrace_io::{CrashPolicy, FaultKind, FaultRule, MemoryFileSystem, Operation};
-use terrace_tests::faulty::{Bench, eventually, watched};
+use terrace_tests::eventually;
+use terrace_tests::faulty::{Bench, watched};
 
 fn poison_cause<T: std::fmt::Debug>(outcome: terrace::Result<T>, what: &str) -> String {
     match outcome {

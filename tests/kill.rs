@@ -79,7 +79,10 @@ fn kill_after(mut child: Child, enough: u64) -> u64 {
         }
         acknowledged
     };
-    while let Some(Ok(line)) = reports.next() {
+    loop {
+        let Some(Ok(line)) = reports.next() else {
+            panic!("the child has ended by itself before it acknowledged {enough} records")
+        };
         if take(line) >= enough {
             break;
         }

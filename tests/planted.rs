@@ -39,6 +39,14 @@ fn finder(bug: Bug) -> (&'static str, &'static str) {
         Bug::ReadTableDeleted => ("api", "snapshots_stand_still"),
         Bug::LengthUnchecked => ("forged", "forged_tables_are_read_or_refused"),
         Bug::NodeVersionIgnored => ("concurrency", ""),
+        Bug::FullDiskPoisons => ("error_sweep", "every_call_fails_in_every_way"),
+        Bug::RefusedNotErased => {
+            ("faults", "what_was_refused_does_not_come_back_behind_a_change_of_keyspaces")
+        }
+        Bug::PageCacheBelieved => {
+            ("scrub", "a_scrub_does_not_believe_the_page_cache_and_reads_do_not_believe_it_wrongly")
+        }
+        Bug::LockIgnored => ("errors", "a_locked_directory_is_refused"),
     }
 }
 

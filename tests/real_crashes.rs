@@ -36,7 +36,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use terrace::{Db, Durability, Keyspace, KeyspaceOptions, Options, Snapshot, WriteBatch};
 use terrace_tests::loop_mount::LoopMount;
 use terrace_tests::tally::Tally;
-use terrace_tests::{covered, rounds, seeds, time_limit};
+use terrace_tests::{covered, rounds, seeds, skipped, time_limit};
 
 /// Says in which directory a worker works, and what the first operations of its two writers are.
 const WORKER: &str = "TERRACE_REAL_CRASHES_WORKER";
@@ -434,10 +434,6 @@ fn random() -> Xoshiro256PlusPlus {
     Xoshiro256PlusPlus::seed_from_u64(seed)
 }
 
-fn skip(test: &str, why: &str) {
-    println!("{test}: skipped, {why}");
-}
-
 /// Whether a program can be run.
 fn has(program: &str) -> bool {
     let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
@@ -520,7 +516,7 @@ fn a_signal_at_any_system_call() {
         return;
     }
     if !has("strace") {
-        return skip(TEST, "there is no strace");
+        return skipped(TEST, "there is no strace");
     }
     let mut random = random();
     let directory = tempfile::tempdir().unwrap();
@@ -528,7 +524,7 @@ fn a_signal_at_any_system_call() {
     // Something to recover, for the one that is counted.
     kill_after(&mut harness, TEST, Duration::from_millis(500));
     let Some(counted) = count_calls(&mut harness, TEST) else {
-        return skip(TEST, "strace may not trace here");
+        return skipped(TEST, "strace may not trace here");
     };
     println!("{TEST}: calls before the open, by its end, in all: {counted:?}");
     let opening = counted.iter().map(|(call, [before, opened, _])| (call, before + 1..=*opened));
@@ -644,7 +640,7 @@ fn power_cuts(test: &str, kind: &str) {
     let directory = tempfile::tempdir().unwrap();
     let mount = match LoopMount::new(directory.path(), kind) {
         Ok(mount) => mount,
-        Err(why) => return skip(test, &why),
+        Err(why) => return skipped(test, &why),
     };
     let mut harness = Harness::new(mount.point.join("db"), directory.path());
     let mut random = random();
@@ -660,7 +656,7 @@ fn power_cuts(test: &str, kind: &str) {
         if let Err(why) = mount.cut_power() {
             let _ = worker.kill();
             let _ = worker.wait();
-            return skip(test, &why);
+            return skipped(test, &why);
         }
         // Whoever waits for the disk hears that it is gone; the worker ends by itself, or here.
         let patience = Patience::of(&worker, Duration::from_secs(5));

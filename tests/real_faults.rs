@@ -13,14 +13,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, RwLock};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use terrace::{Db, Durability, Error, Keyspace, KeyspaceOptions, Options};
 use terrace_tests::child::{child, is_child, namespaced_child};
-use terrace_tests::{covered, rounds};
-
-/// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+use terrace_tests::{covered, eventually, rounds, skipped};
 
 fn small() -> Options {
     Options::new()
@@ -44,10 +41,6 @@ fn value(writer: usize, index: u64) -> Vec<u8> {
 
 fn key(writer: usize, index: u64) -> String {
     format!("{writer}/{index:08}")
-}
-
-fn skip(test: &str, why: &str) {
-    println!("{test}: SKIPPED: {why}");
 }
 
 const WRITERS: usize = 3;
@@ -148,14 +141,6 @@ impl Load {
     }
 }
 
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !holds() {
-        assert!(started.elapsed() < PATIENCE, "{what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
 /// Fills the disk under load, makes room, and so on.
 fn fill(dir: &Path) -> String {
     let ballast = dir.with_extension("ballast");
@@ -247,7 +232,7 @@ fn a_full_disk_under_load_loses_nothing() {
     let mount = "mount -t tmpfs -o size=16m tmpfs \"$0\"";
     let said = namespaced_child(TEST, &home.path().join("db"), home.path(), "fill", mount);
     match said.strip_prefix("cannot launch") {
-        Some(why) => skip(TEST, &format!("a small file system needs root and mount namespaces{why}")),
+        Some(why) => skipped(TEST, format_args!("a small file system needs root and mount namespaces{why}")),
         None => {
             assert!(said.contains("times full"), "{said}");
             covered(TEST, said);
@@ -337,7 +322,7 @@ fn an_interrupted_call_is_made_again() {
         &strace(&report_path, &[&trace, &first, &later, listing]),
     );
     if let Some(why) = said.strip_prefix("cannot launch") {
-        return skip(TEST, &format!("strace cannot be used{why}"));
+        return skipped(TEST, format_args!("strace cannot be used{why}"));
     }
     assert!(said.ends_with(" writes"), "{said}");
     let calls = fs::read_to_string(&report).unwrap();
@@ -410,7 +395,7 @@ fn a_failed_sync_is_final() {
         let report_path = report.to_string_lossy();
         let said = child(TEST, &dir, "write", &strace(&report_path, &["trace=fdatasync", &inject]));
         if let Some(why) = said.strip_prefix("cannot launch") {
-            return skip(TEST, &format!("strace cannot be used{why}"));
+            return skipped(TEST, format_args!("strace cannot be used{why}"));
         }
         let acknowledged: u64 = said.parse().unwrap_or_else(|_| panic!("{said}"));
         let failed = fs::read_to_string(&report).unwrap().matches("(INJECTED)").count();

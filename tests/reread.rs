@@ -13,8 +13,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use terrace::{Db, Error, Options, PointReads, ScrubOptions};
-use terrace_tests::covered;
 use terrace_tests::loop_mount::LoopMount;
+use terrace_tests::{covered, skipped};
 
 const KEYS: u64 = 2000;
 
@@ -139,7 +139,7 @@ fn what_the_page_cache_has_wrong_is_read_past_it() {
     let directory = tempfile::tempdir().unwrap();
     let fixture = match Fixture::new(directory.path()) {
         Ok(fixture) => fixture,
-        Err(why) => return println!("{TEST}: SKIPPED: a file system on a loop device: {why}"),
+        Err(why) => return skipped(TEST, format_args!("a file system on a loop device: {why}")),
     };
     let ways = [PointReads::Mmap, PointReads::Pread];
 

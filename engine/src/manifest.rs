@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use terrace_io::{Error, FileSystem, Operation, Result};
+use terrace_io::{Bug, Error, FileSystem, Operation, Result};
 use terrace_sstable::parse_table_file_name;
 use terrace_wal::{
     GrowingLog, Position, RecordKind, SegmentReader, parse_segment_file_name, segment_holds_records,
@@ -154,7 +154,7 @@ impl Manifest {
         let payload = encode(&edit);
         self.is_snapshot = false;
         if let Err(error) = self.append(&payload) {
-            if !error.is_disk_full() {
+            if !error.is_disk_full() || Bug::FullDiskPoisons.is_planted() {
                 self.poison.set(error.clone());
             }
             return Err(error);

@@ -38,11 +38,19 @@ pub enum Bug {
     BatchTorn,
     /// A memtable's reader does not look whether a node has changed.
     NodeVersionIgnored,
+    /// A full disk is taken for a failed sync of the manifest.
+    FullDiskPoisons,
+    /// What a failed append has left in the log is not erased before a change that only the manifest records.
+    RefusedNotErased,
+    /// The second look at wrong bytes is one at the page cache again.
+    PageCacheBelieved,
+    /// A directory that another has locked is opened.
+    LockIgnored,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 15] = [
+    pub const ALL: [Bug; 19] = [
         Bug::TableNameNotSynced,
         Bug::SegmentNameNotSynced,
         Bug::AcknowledgedBeforeSync,
@@ -58,6 +66,10 @@ impl Bug {
         Bug::LengthUnchecked,
         Bug::BatchTorn,
         Bug::NodeVersionIgnored,
+        Bug::FullDiskPoisons,
+        Bug::RefusedNotErased,
+        Bug::PageCacheBelieved,
+        Bug::LockIgnored,
     ];
 
     /// Whether this bug is in the program.

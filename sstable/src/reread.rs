@@ -6,7 +6,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use terrace_io::{Error, File, FileSystem, OpenMode, Result, ScanReader, read_exact_past_cache_at};
+use terrace_io::{
+    Bug, Error, File, FileSystem, OpenMode, Result, ScanReader, read_exact_at, read_exact_past_cache_at,
+};
 
 use crate::storage::zeros;
 use crate::{Slice, block};
@@ -63,7 +65,10 @@ pub(crate) fn block_through(
 fn device_block(file: &dyn File, table_id: u64, offset: u64, len: usize) -> Result<Option<Arc<[u8]>>> {
     let mut bytes = zeros(len);
     let filled = Arc::get_mut(&mut bytes).expect("nobody else has seen the new bytes");
-    read_exact_past_cache_at(file, filled, offset)?;
+    match Bug::PageCacheBelieved.is_planted() {
+        false => read_exact_past_cache_at(file, filled, offset)?,
+        true => read_exact_at(file, filled, offset)?,
+    }
     Ok(block::has_right_checksum(table_id, offset, &bytes).then_some(bytes))
 }
 

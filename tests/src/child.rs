@@ -35,6 +35,7 @@ pub fn child(test: &str, path: &Path, task: &str, launcher: &[&str]) -> String {
         return said.to_owned();
     }
     assert!(!text.contains("child starts"), "the child of {test} has failed: {text}{errors}");
+    assert!(!output.status.success(), "there is no test {test} to be the child: {text}{errors}");
     format!("cannot launch: {errors}{text}")
 }
 

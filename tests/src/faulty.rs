@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use terrace::{Db, KeyspaceOptions, Options};
 use terrace_io::{
@@ -173,18 +173,5 @@ impl Bench {
     /// What a killed process leaves, without faults.
     pub fn killed(&self) -> Bench {
         Bench::over(self.memory.process_kill_clone(), self.dir.clone())
-    }
-}
-
-/// Waits until something holds.
-///
-/// # Panics
-///
-/// If it never does.
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !holds() {
-        assert!(started.elapsed() < PATIENCE / 2, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -91,12 +91,12 @@ pub fn skipped(what: &str, why: impl std::fmt::Display) {
 ///
 /// # Panics
 ///
-/// If it is still not so after two minutes, which is an endless wait by the measure of these tests.
+/// If it is still not so after a minute, which is an endless wait by the measure of these tests.
 #[track_caller]
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
-        assert!(started.elapsed() < Duration::from_secs(120), "it never came to this: {what}");
+        assert!(started.elapsed() < Duration::from_secs(60), "it never came to this: {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
