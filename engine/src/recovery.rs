@@ -452,3 +452,36 @@ pub(crate) fn random_id() -> [u8; 16] {
 pub(crate) fn now_micros() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use terrace_io::MemoryFileSystem;
+
+    use super::*;
+
+    /// A database that has used up its numbers is none that was ever written.
+    #[test]
+    fn a_manifest_with_a_huge_next_table_number_is_damaged() {
+        for (next, opens) in
+            [(NEXT_TABLE_MAX, true), (NEXT_TABLE_MAX + 1, false), (NEXT_TABLE_MAX + 2, false)]
+        {
+            let memory = MemoryFileSystem::new();
+            let (fs, dir): (Arc<dyn FileSystem>, _) = (Arc::new(memory.clone()), Path::new("/db"));
+            let options = Options::new().file_system(fs.clone());
+            options.clone().open(dir).unwrap().close().unwrap();
+            let mut manifest = Manifest::open(fs, dir, Arc::default()).unwrap().unwrap();
+            manifest.commit(vec![Change::NextTable(next)]).unwrap();
+            drop(manifest);
+            match options.open(dir) {
+                Ok(db) => {
+                    assert!(opens, "{next}");
+                    db.put("key", "value").unwrap();
+                    db.close().unwrap();
+                }
+                Err(error) => {
+                    assert!(!opens && error.path() == Some(&*dir.join(MANIFEST)), "{next}: {error}")
+                }
+            }
+        }
+    }
+}
