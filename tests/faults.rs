@@ -464,6 +464,26 @@ impl Gate {
     }
 }
 
+/// A bug in a background thread must not leave anybody waiting for its work.
+#[test]
+fn a_panic_in_the_background_poisons() {
+    watched("a panic of the flush thread", || {
+        let bench = Bench::new();
+        let db = bench.open();
+        db.put("before", "1").unwrap();
+        let clumsy = |_| assert_ne!(std::thread::current().name(), Some("terrace-flush"), "this is a test");
+        bench.memory.set_hook(Some(Arc::new(clumsy)));
+        let error = db.flush().unwrap_err();
+        assert!(error.to_string().contains("panicked"), "{error}");
+        assert!(matches!(db.put("after", "2"), Err(Error::Poisoned { .. })));
+        assert_eq!(db.get("before").unwrap().as_deref(), Some(&b"1"[..]));
+        bench.memory.set_hook(None);
+        drop(db);
+        let db = bench.open();
+        assert_eq!(db.iter().unwrap().count(), 1);
+    });
+}
+
 #[test]
 fn dropping_never_waits_and_reopening_works_at_once() {
     watched("drop", || {
