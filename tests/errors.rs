@@ -841,6 +841,12 @@ fn persisted_options_are_checked() {
     let db = with_limit(6000).open("/options").unwrap();
     db.put("key", vec![0; 6000]).unwrap();
     assert_eq!(*db.keyspace("packed").unwrap().options(), snappy);
+    db.close().unwrap();
+    // And is its limit from then on.
+    invalid(with_limit(5999).open("/options"));
+    let db = over(&fs).open("/options").unwrap();
+    db.put("key", vec![0; 6000]).unwrap();
+    invalid(db.put("key", vec![0; 6001]));
 }
 
 #[test]

@@ -456,8 +456,19 @@ pub(crate) fn now_micros() -> u64 {
 #[cfg(test)]
 mod tests {
     use terrace_io::MemoryFileSystem;
+    use terrace_sstable::SEQUENCE_MAX;
 
     use super::*;
+
+    /// A new database whose manifest says one thing more.
+    fn database_with(change: Change) -> Options {
+        let fs: Arc<dyn FileSystem> = Arc::new(MemoryFileSystem::new());
+        let options = Options::new().file_system(fs.clone());
+        options.clone().open("/db").unwrap().close().unwrap();
+        let mut manifest = Manifest::open(fs, Path::new("/db"), Arc::default()).unwrap().unwrap();
+        manifest.commit(vec![change]).unwrap();
+        options
+    }
 
     /// A database that has used up its numbers is none that was ever written.
     #[test]
@@ -465,23 +476,31 @@ mod tests {
         for (next, opens) in
             [(NEXT_TABLE_MAX, true), (NEXT_TABLE_MAX + 1, false), (NEXT_TABLE_MAX + 2, false)]
         {
-            let memory = MemoryFileSystem::new();
-            let (fs, dir): (Arc<dyn FileSystem>, _) = (Arc::new(memory.clone()), Path::new("/db"));
-            let options = Options::new().file_system(fs.clone());
-            options.clone().open(dir).unwrap().close().unwrap();
-            let mut manifest = Manifest::open(fs, dir, Arc::default()).unwrap().unwrap();
-            manifest.commit(vec![Change::NextTable(next)]).unwrap();
-            drop(manifest);
-            match options.open(dir) {
+            match database_with(Change::NextTable(next)).open("/db") {
                 Ok(db) => {
                     assert!(opens, "{next}");
                     db.put("key", "value").unwrap();
                     db.close().unwrap();
                 }
                 Err(error) => {
-                    assert!(!opens && error.path() == Some(&*dir.join(MANIFEST)), "{next}: {error}")
+                    assert!(!opens && error.path() == Some(Path::new("/db/MANIFEST")), "{next}: {error}")
                 }
             }
+        }
+    }
+
+    /// Sequence numbers end well before they overflow: writes are refused then, and reads are not.
+    #[test]
+    fn the_last_sequence_numbers_are_never_given_out() {
+        let last = SEQUENCE_MAX - (1 << 40);
+        for (before, writes) in [(last - 1, 2), (last, 1), (last + 1, 0), (last + 2, 0), (SEQUENCE_MAX, 0)] {
+            let options = database_with(Change::LastSequence(before));
+            let db = options.clone().open("/db").unwrap();
+            let written = (0..5).take_while(|index: &u8| db.put([*index], "value").is_ok()).count();
+            assert_eq!(written, writes, "from {before}");
+            assert_eq!(db.iter().unwrap().count(), writes);
+            db.close().unwrap();
+            assert_eq!(options.open("/db").unwrap().iter().unwrap().count(), writes);
         }
     }
 }
