@@ -550,17 +550,25 @@ mod tests {
 
     #[test]
     fn sums_over_all_tables_do_not_overflow() {
-        let mut catalog = busy_catalog();
-        let large = |number, len| {
-            let meta = TableMeta { file_len: len, entries: len, ..meta(number, "x", "y") };
-            Change::TableAdded { keyspace: 4, level: 0, meta }
-        };
-        catalog.apply(large(20, 1 << 59)).unwrap();
-        let before = catalog.clone();
-        for len in [1 << 59, u64::MAX] {
-            assert!(matches!(catalog.apply(large(21, len)), Err(EditError::Damaged(_))));
+        let before = busy_catalog();
+        let metas = || before.keyspaces.values().flat_map(|keyspace| keyspace.levels.iter().flatten());
+        let bytes_left = TOTAL_MAX - metas().map(|meta| meta.file_len).sum::<u64>();
+        let entries_left = TOTAL_MAX - metas().map(|meta| meta.entries).sum::<u64>();
+        for (file_len, entries, fits) in [
+            (bytes_left, 1, true),
+            (bytes_left + 1, 1, false),
+            (u64::MAX, 1, false),
+            (1, entries_left, true),
+            (1, entries_left + 1, false),
+            (1, u64::MAX, false),
+            (bytes_left, entries_left, true),
+        ] {
+            let mut catalog = before.clone();
+            let meta = TableMeta { file_len, entries, ..meta(20, "x", "y") };
+            let applied = catalog.apply(Change::TableAdded { keyspace: 4, level: 0, meta });
+            assert_eq!(applied.is_ok(), fits, "{file_len} bytes, {entries} entries");
+            assert_eq!(catalog == before, !fits);
         }
-        assert_eq!(catalog, before);
     }
 
     #[test]
