@@ -354,7 +354,7 @@ fn a_failed_log_write_fails_only_that_write() {
 /// A change of keyspaces is not in the log: what the log was refused before must not come back behind it.
 #[test]
 fn what_was_refused_does_not_come_back_behind_a_change_of_keyspaces() {
-    for erasure_fails in [false, true] {
+    for (erasure_fails, rolls) in [(false, false), (true, false), (true, true)] {
         for change in ["clear", "drop", "create"] {
             watched(format!("refused, then {change}"), move || {
                 let bench = Bench::new();
@@ -367,6 +367,14 @@ fn what_was_refused_does_not_come_back_behind_a_change_of_keyspaces() {
                     bench.faults.add(write());
                 }
                 db.put("refused", "x").unwrap_err();
+                if rolls {
+                    // What does not fit goes to the next segment, and is refused there too.
+                    // The header of that one is written first.
+                    let rule = FaultRule::on(Operation::Write).path("000002.log").skip(1);
+                    bench.faults.add(rule.kind(FaultKind::Os(5)));
+                    db.put("refused too", vec![0; 100_000]).unwrap_err();
+                    bench.faults.clear();
+                }
                 match change {
                     "clear" => db.clear().unwrap(),
                     "drop" => db.drop_keyspace("other").unwrap(),

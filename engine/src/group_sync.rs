@@ -7,7 +7,7 @@ use terrace_wal::Position;
 
 use crate::poison::Poison;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// How far the log is written and how far it is durable. `F` is a file of it.
 pub(crate) struct GroupSync<F> {
@@ -101,25 +101,54 @@ impl<F: Clone> GroupSync<F> {
                 self.changed.wait(&mut state);
                 continue;
             }
-            state.running = true;
-            let target = state.written;
-            let files = state.unsynced.clone();
-            drop(state);
-            let outcome = files.iter().try_for_each(&sync);
-            self.syncs.fetch_add(files.len() as u64, Relaxed);
-            state = self.state.lock();
-            state.running = false;
-            match outcome {
-                Ok(()) => {
-                    state.synced = target;
-                    self.synced.store(pack(target), Relaxed);
-                    // The newest of them may have been appended to since, so it stays.
-                    let done = files.len().saturating_sub(1).min(state.unsynced.len());
-                    state.unsynced.drain(..done);
-                }
-                Err(error) => drop(poison.set(error)),
-            }
-            self.changed.notify_all();
+            state = self.sync_files(state, poison, &sync);
         }
+    }
+
+    /// Syncs the files although every record in them may be durable: for what was erased behind these. Like every
+    /// sync, that is one at a time: the system tells of a failure only once.
+    ///
+    /// [`Error::OutcomeUnknown`] if the sync fails: the database is poisoned then.
+    pub fn sync_again(&self, poison: &Poison, sync: impl Fn(&F) -> Result<()>) -> Result<()> {
+        let mut state = self.state.lock();
+        while state.running {
+            self.changed.wait(&mut state);
+        }
+        if poison.cause().is_none() {
+            drop(self.sync_files(state, poison, &sync));
+        }
+        match poison.cause() {
+            Some(cause) => Err(Error::OutcomeUnknown { cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Syncs all files for everything that is written now. A failure poisons.
+    fn sync_files<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, SyncState<F>>,
+        poison: &Poison,
+        sync: &impl Fn(&F) -> Result<()>,
+    ) -> MutexGuard<'a, SyncState<F>> {
+        state.running = true;
+        let target = state.written;
+        let files = state.unsynced.clone();
+        drop(state);
+        let outcome = files.iter().try_for_each(sync);
+        self.syncs.fetch_add(files.len() as u64, Relaxed);
+        let mut state = self.state.lock();
+        state.running = false;
+        match outcome {
+            Ok(()) => {
+                state.synced = target;
+                self.synced.store(pack(target), Relaxed);
+                // The newest of them may have been appended to since, so it stays.
+                let done = files.len().saturating_sub(1).min(state.unsynced.len());
+                state.unsynced.drain(..done);
+            }
+            Err(error) => drop(poison.set(error)),
+        }
+        self.changed.notify_all();
+        state
     }
 }

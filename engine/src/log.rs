@@ -307,7 +307,8 @@ impl Appender {
         }
         if let Some(segment) = &mut self.segment {
             segment.seal()?;
-            segment.sync().map_err(|error| Error::OutcomeUnknown { cause: log.poison.set(error) })?;
+            // Also those before it, which leaving them has only erased.
+            log.sync.sync_again(&log.poison, |file| file.sync())?;
         }
         self.has_failed = false;
         Ok(())

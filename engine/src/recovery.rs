@@ -155,7 +155,7 @@ fn prepare_directory(fs: &dyn FileSystem, dir: &Path, create: bool) -> Result<Ve
     let is_data =
         |name: &String| parse_table_file_name(name).is_some() || parse_segment_file_name(name).is_some();
     if names.iter().any(is_data) {
-        let what = "the manifest is missing, but there are tables or log segments: restore it from a backup";
+        let what = "the manifest is missing, but there are tables or log segments: restore it from a backup, or save what is left with `terrace salvage`";
         return Err(Error::corruption(dir.join(MANIFEST), 0, what));
     }
     let is_ours = |name: &String| ["LOCK", MANIFEST_TEMPORARY, "lost+found"].contains(&&**name);
