@@ -358,7 +358,7 @@ fn writers_share_syncs() {
     const WRITES: u64 = 100;
     let fs = MemoryFileSystem::new();
     // Each change of a file takes a moment, as on a device: so writers have to wait for each other.
-    fs.set_hook(Some(Arc::new(|_| std::thread::sleep(Duration::from_micros(100)))));
+    fs.set_hook(|_| std::thread::sleep(Duration::from_micros(100)));
     let db = small().file_system(Arc::new(fs.clone())).open("/group").unwrap();
     let before = db.metrics().log_syncs;
     std::thread::scope(|scope| {

@@ -1,5 +1,5 @@
-//! Goal: whenever the machine or the process stops, the next open finds a first part of the history, whole batches only,
-//! that contains every write that was acknowledged as surviving that.
+//! Goal: whenever the machine or the process stops, the next open finds a first part of the history, whole batches
+//! only, that contains every write that was acknowledged as surviving that.
 //!
 //! Method: a small workload runs on a file system in memory that knows what was synced. Before each operation that
 //! changes a file it is copied as it could be found after a crash right then: with everything unsynced lost, with
@@ -167,7 +167,8 @@ impl Test {
         covered(
             what,
             format_args!(
-                "{} crash points ({}), {} images ({}), {} of them distinct; {} of second crashes, {} of them distinct; {}",
+                "{} crash points ({}), {} images ({}), {} of them distinct; {} of second crashes, {} of them \
+                 distinct; {}",
                 all.sum("file: "),
                 all.show("file: "),
                 all.sum("image: "),
@@ -181,6 +182,7 @@ impl Test {
         let missing = all.missing(must_happen);
         assert!(missing.is_empty() || !all_asked_for, "the workload never came to {missing:?}");
     }
+
     fn run_one(&self, seed: u64) -> Tally {
         let Test { what, options, steps, weights, .. } = *self;
         println!("{what}: seed {seed}");
@@ -206,7 +208,7 @@ impl Test {
             for _ in 0..2 {
                 scope.spawn(|| case.look_at_images(&receiver));
             }
-            fs.set_mutation_hook(photographer(&fs, &case, sender));
+            fs.set_hook(photographer(&fs, &case, sender));
             let hooked = Hooked(&fs);
             Workload::new(&case, fs.clone(), generator).run(steps, weights);
             drop(hooked);
@@ -315,7 +317,7 @@ struct Hooked<'a>(&'a MemoryFileSystem);
 
 impl Drop for Hooked<'_> {
     fn drop(&mut self) {
-        self.0.set_hook(None);
+        self.0.remove_hook();
     }
 }
 
@@ -324,10 +326,10 @@ fn photographer(
     fs: &MemoryFileSystem,
     case: &Case,
     images: SyncSender<Image>,
-) -> Arc<dyn Fn(&Mutation<'_>) + Send + Sync> {
+) -> impl Fn(&Mutation<'_>) + use<> {
     let (fs, history, tally, seed) = (fs.clone(), case.history.clone(), case.tally.clone(), case.seed);
     let replaces_manifest = case.replaces_manifest.clone();
-    Arc::new(move |mutation| {
+    move |mutation| {
         count_point(&tally, &fs, mutation, replaces_manifest.load(Relaxed));
         let index = mutation.index;
         let torn = |number| CrashPolicy::Torn { seed: seed ^ (TORN * index + number) };
@@ -342,7 +344,7 @@ fn photographer(
             // An error says that nobody looks any more: one failure is enough.
             drop(images.send(Image::take(&fs, &history, cause, index)));
         }
-    })
+    }
 }
 
 /// Counts what is done to which kind of file.
@@ -461,7 +463,7 @@ impl Case {
         let second = Arc::new(Mutex::new(Some(Vec::new())));
         if number.is_multiple_of(SECOND_CRASH_ONE_IN) {
             let (fs, second) = (image.fs.clone(), second.clone());
-            image.fs.set_hook(Some(Arc::new(move |index| {
+            image.fs.set_hook(move |&Mutation { index, .. }| {
                 let torn = CrashPolicy::Torn { seed: number ^ index };
                 let fixed = [
                     CrashPolicy::DropUnsynced,
@@ -475,10 +477,10 @@ impl Case {
                         second.push((policy, index, crashed));
                     }
                 }
-            })));
+            });
         }
         let opened = self.recover(&image.fs, least, most);
-        image.fs.set_hook(None);
+        image.fs.remove_hook();
         let second = second.lock().unwrap().take().expect("it is taken once");
         let (db, found, count) = opened?;
 

@@ -20,13 +20,14 @@ use std::sync::{Arc, Mutex};
 use terrace::{
     Compression, Db, Durability, Error, Iter, KeyspaceOptions, Options, PointReads, Snapshot, WriteBatch,
 };
-use terrace_io::{CrashPolicy, FaultKind, FaultRule, MemoryFileSystem, Operation};
+use terrace_io::{CrashPolicy, FaultKind, FaultRule, MemoryFileSystem, Mutation, Operation};
 use terrace_tests::course::{Bounds, Course};
-use terrace_tests::eventually;
 use terrace_tests::faulty::Bench;
 use terrace_tests::model::{Bytes, Change, DEFAULT, Model, Write};
 use terrace_tests::oracle::read_all;
 use terrace_tests::sweep::Sweep;
+use terrace_tests::workload::noise;
+use terrace_tests::{covered, eventually};
 
 const EINTR: FaultKind = FaultKind::Os(4);
 const EIO: FaultKind = FaultKind::Os(5);
@@ -131,12 +132,7 @@ const LONG_BYTES: usize = 12_000;
 
 /// Long, incompressible, and unlike any other.
 fn long_value(session: usize, index: usize) -> Vec<u8> {
-    let mut state = (session * LONG_VALUES + index + 1) as u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as u8
-    };
-    (0..LONG_BYTES).map(|_| next()).collect()
+    noise((session * LONG_VALUES + index) as u64, LONG_BYTES)
 }
 
 /// What a crash left.
@@ -528,15 +524,15 @@ fn run(case: &Case, number: u64) -> bool {
     let (passed, image) = (AtomicU64::new(0), Arc::new(Mutex::new(None)));
     let hook = {
         let (bench, course, image) = (run.bench.clone(), run.course.clone(), image.clone());
-        move |_| {
+        move |_: &Mutation<'_>| {
             if bench.faults.injected() > 0 && passed.fetch_add(1, Relaxed) == delay {
                 *image.lock().unwrap() = Some(Image::take_any(&bench, &course, number));
             }
         }
     };
-    run.bench.memory.set_hook(Some(Arc::new(hook)));
+    run.bench.memory.set_hook(hook);
     let db = run.workload();
-    run.bench.memory.set_hook(None);
+    run.bench.memory.remove_hook();
     let met = run.bench.faults.injected() > 0;
     if case.is_harmless() {
         assert!(run.errors.is_empty(), "a short call was noticed: {:?}", run.errors);
@@ -581,6 +577,6 @@ fn every_call_fails_in_every_way() {
     let done = Sweep::new(TEST, cases.len() as u64, USUAL_CASES).run(|| (), case);
     // The last calls of a run may not come in the next one.
     let met = met.into_inner();
-    println!("{met} of {done} faults were met");
+    covered(TEST, format_args!("{met} of {done} faults were met"));
     assert!(met * 20 >= done * 19, "only {met} of {done} faults were met");
 }

@@ -1,22 +1,22 @@
-//! Goal: what was acknowledged survives on a real kernel and a real file system, whatever stops the writer: a signal at any
-//! system call, a kill in the middle of everything, a power cut under a journaling file system.
+//! Goal: what was acknowledged survives on a real kernel and a real file system, whatever stops the writer: a signal at
+//! any system call, a kill in the middle of everything, a power cut under a journaling file system.
 //!
 //! Method: this program starts itself as a worker under mixed load. One thread writes a history that its number alone
-//! determines: batches of puts and deletes across two keyspaces. Another one writes a simpler history to a keyspace of its
-//! own. Each eighth operation is synced. Two threads take snapshots, scan and get meanwhile, and compare what they
-//! read with the history; one that reads something wrong says so, which fails the test. Small memtables and
-//! levels, so that flushes, compactions and recycled segments are always under way.
+//! determines: batches of puts and deletes across two keyspaces. Another one writes a simpler history to a keyspace of
+//! its own. Each eighth operation is synced. Two threads take snapshots, scan and get meanwhile, and compare what they
+//! read with the history; one that reads something wrong says so, which fails the test. Small memtables and levels, so
+//! that flushes, compactions and recycled segments are always under way.
 //!
-//! The worker is stopped, and a copy of the database is opened, which must hold exactly the states after some operation of
-//! each history: none earlier than the last that was acknowledged for that kind of stop, and none earlier than
-//! what had survived before. Then a new worker recovers what the stopped one has left, and is stopped in turn, maybe
-//! before it has opened the database. Some power cuts come after a kill: what was killed has left its writes in
-//! the page cache, and what the next one has recovered from there must be durable.
+//! The worker is stopped, and a copy of the database is opened, which must hold exactly the states after some operation
+//! of each history: none earlier than the last that was acknowledged for that kind of stop, and none earlier than what
+//! had survived before. Then a new worker recovers what the stopped one has left, and is stopped in turn, maybe before
+//! it has opened the database. Some power cuts come after a kill: what was killed has left its writes in the page
+//! cache, and what the next one has recovered from there must be durable.
 //!
-//! - A signal at the n-th system call of a kind is delivered by `strace`. Which calls are made, how often, and how many of
-//!   them while the database is opened, is learned from a worker that is only traced.
-//! - A power cut is the `GOINGDOWN` request of ext4 and XFS, which stops the file system without flushing anything; they
-//!   live in a file, on a loop device. Needs root.
+//! - A signal at the n-th system call of a kind is delivered by `strace`. Which calls are made, how often, and how many
+//!   of them while the database is opened, is learned from a worker that is only traced.
+//! - A power cut is the `GOINGDOWN` request of ext4 and XFS, which stops the file system without flushing anything;
+//!   they live in a file, on a loop device. Needs root.
 //!
 //! What the machine does not allow is skipped, and says so. `TERRACE_CASES` is the number of stops of each test. With
 //! `TERRACE_TEST_SECONDS` every other worker that is to be killed runs for two seconds.
@@ -367,14 +367,14 @@ impl Harness {
         start_worker(test, wrapper, &self.dir, self.found)
     }
 
-    /// Looks at what a killed worker has left: all that was found before, however the recovery of it ended, and all that was
-    /// acknowledged since.
+    /// Looks at what a killed worker has left: all that was found before, however the recovery of it ended, and all
+    /// that was acknowledged since.
     fn check_killed(&mut self, said: &Said) {
         self.check(said, later(self.found, said.acknowledged));
     }
 
-    /// Opens a copy of the database, so that the next worker has to recover too. It must hold the states after operations
-    /// not before `least`.
+    /// Opens a copy of the database, so that the next worker has to recover too. It must hold the states after
+    /// operations not before `least`.
     fn check(&mut self, said: &Said, least: Numbers) {
         assert!(said.wrong.is_empty(), "the worker has read what is wrong: {:?}", said.wrong);
         copy_files(&self.dir, &self.copy);
@@ -413,7 +413,8 @@ fn later(one: Numbers, other: Numbers) -> Numbers {
     [one[0].max(other[0]), one[1].max(other[1])]
 }
 
-/// Makes `to` a copy of the directory `from`, in which there are files only. If there is none, there is nothing to copy.
+/// Makes `to` a copy of the directory `from`, in which there are files only. If there is none, there is nothing to
+/// copy.
 fn copy_files(from: &Path, to: &Path) {
     let _ = std::fs::remove_dir_all(to);
     std::fs::create_dir(to).unwrap();
@@ -463,8 +464,8 @@ const CALLS: &[&str] = &[
     "unlinkat",
 ];
 
-/// How often each call was made by the thread that made it most: before the worker looked at the database, by when it had
-/// opened it, and in all. `strace` counts each thread by itself.
+/// How often each call was made by the thread that made it most: before the worker looked at the database, by when it
+/// had opened it, and in all. `strace` counts each thread by itself.
 type Counted = BTreeMap<String, [u64; 3]>;
 
 /// Traces a worker for a while.
@@ -676,7 +677,8 @@ fn power_cuts(test: &str, kind: &str) {
     covered(
         test,
         format_args!(
-            "{cuts} power cuts in {:.0} s, {kills} of them after a kill; {found:?} operations, {lost} that were not synced are gone",
+            "{cuts} power cuts in {:.0} s, {kills} of them after a kill; {found:?} operations, {lost} that \
+             were not synced are gone",
             started.elapsed().as_secs_f64(),
         ),
     );

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use terrace::{Db, Durability, Error, Keyspace, KeyspaceOptions, Options};
 use terrace_tests::child::{child, is_child, namespaced_child};
+use terrace_tests::workload::noise;
 use terrace_tests::{covered, eventually, rounds, skipped};
 
 fn small() -> Options {
@@ -31,12 +32,7 @@ fn small() -> Options {
 
 /// What a key has as its value, so that it need not be remembered. Incompressible.
 fn value(writer: usize, index: u64) -> Vec<u8> {
-    let mut state = (writer as u64) << 32 | (index + 1);
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as u8
-    };
-    (0..300 + index as usize % 200).map(|_| next()).collect()
+    noise((writer as u64) << 32 | index, 300 + index as usize % 200)
 }
 
 fn key(writer: usize, index: u64) -> String {
@@ -79,8 +75,7 @@ impl Load {
     }
 
     fn write(&self, writer: usize, dir: &Path) {
-        let first = self.acknowledged[writer].read().unwrap().len() as u64;
-        for index in first.. {
+        for index in 0.. {
             if self.stop.load(SeqCst) {
                 break;
             }
@@ -144,14 +139,11 @@ impl Load {
 /// Fills the disk under load, makes room, and so on.
 fn fill(dir: &Path) -> String {
     let ballast = dir.with_extension("ballast");
-    let mut known: [BTreeMap<u64, bool>; WRITERS] = Default::default();
     let (mut writes, mut refusals, mut reads, mut stopped, mut times) = (0, 0, 0, 0, 0);
     for round in rounds(3) {
         times += 1;
         fs::write(&ballast, vec![1; BALLAST_BYTES]).unwrap();
-        let mut load = Load::new(small().open(dir).unwrap()).unwrap();
-        load.acknowledged = known.map(RwLock::new);
-        load.check_all();
+        let load = Load::new(small().open(dir).unwrap()).unwrap();
         thread::scope(|scope| {
             let writers: Vec<_> = (0..WRITERS)
                 .map(|writer| {
@@ -188,7 +180,7 @@ fn fill(dir: &Path) -> String {
         refusals += load.full.iter().map(|full| full.load(SeqCst)).sum::<u64>();
         reads += load.read.load(SeqCst);
         writes += load.accepted_after.load(SeqCst);
-        known = load.acknowledged.map(|known| known.into_inner().unwrap());
+        let known = load.acknowledged.map(|known| known.into_inner().unwrap());
         match round % 2 {
             // As a killed process leaves it: the log is replayed.
             0 => drop((load.db, load.keyspaces)),
@@ -205,7 +197,6 @@ fn fill(dir: &Path) -> String {
             keyspace.clear().unwrap();
         }
         db.close().unwrap();
-        known = Default::default();
     }
     format!(
         "{times} times full, {stopped} times with a flush or a compaction stopped, {writes} writes, \

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use terrace::{Db, Error, Options, PointReads, ScrubOptions};
 use terrace_tests::loop_mount::LoopMount;
+use terrace_tests::workload::noise;
 use terrace_tests::{covered, skipped};
 
 const KEYS: u64 = 2000;
@@ -27,12 +28,7 @@ fn key(index: u64) -> String {
 
 /// Bytes that come by nowhere else.
 fn value(index: u64) -> Vec<u8> {
-    let mut state = index + 1;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as u8
-    };
-    (0..200).map(|_| next()).collect()
+    noise(index, 200)
 }
 
 /// A database on a device whose bytes can be changed behind the file system's back.

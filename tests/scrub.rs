@@ -6,16 +6,15 @@
 //! is closed.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use terrace::{Durability, Error, FileSystem, KeyspaceOptions, Options, ScrubOptions, Severity};
-use terrace_io::{
-    Advice, DirectoryLock, FaultFileSystem, File, Medium, MemoryFileSystem, OpenMode, Operation, Region,
-};
+use terrace::{Durability, Error, KeyspaceOptions, Options, ScrubOptions, Severity};
+use terrace_io::{FaultFileSystem, File, MemoryFileSystem, Operation, Region};
 use terrace_tests::filled::{KEYSPACES, contents, fill, flip, options};
 use terrace_tests::samples::{dir, names};
+use terrace_tests::twisted::{Twist, Twisted};
 use terrace_tests::{eventually, skipped};
 
 /// Blocks of the table of the slow scrub.
@@ -159,108 +158,47 @@ fn a_scrub_reads_past_a_real_page_cache() {
     db.close().unwrap();
 }
 
-/// A file system whose page cache never learns what happens on the device once it has been frozen.
-#[derive(Debug, Clone)]
-struct Stale {
-    memory: MemoryFileSystem,
-    cached: Arc<Mutex<BTreeMap<PathBuf, Vec<u8>>>>,
-}
+/// A page cache that never learns what happens on the device: what it holds of some files.
+#[derive(Debug, Clone, Default)]
+struct Stale(Arc<Mutex<BTreeMap<PathBuf, Vec<u8>>>>);
 
-#[derive(Debug)]
-struct StaleFile {
-    inner: Arc<dyn File>,
-    cached: Option<Vec<u8>>,
-}
-
-impl FileSystem for Stale {
-    fn create_dir_all(&self, path: &Path) -> terrace::Result<()> {
-        self.memory.create_dir_all(path)
-    }
-    fn read_dir(&self, path: &Path) -> terrace::Result<Vec<String>> {
-        self.memory.read_dir(path)
-    }
-    fn open(&self, path: &Path, mode: OpenMode) -> terrace::Result<Arc<dyn File>> {
-        let cached = self.cached.lock().unwrap().get(path).cloned();
-        Ok(Arc::new(StaleFile { inner: self.memory.open(path, mode)?, cached }))
-    }
-    fn rename(&self, from: &Path, to: &Path) -> terrace::Result<()> {
-        self.memory.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> terrace::Result<()> {
-        self.memory.remove_file(path)
-    }
-    fn sync_dir(&self, path: &Path) -> terrace::Result<()> {
-        self.memory.sync_dir(path)
-    }
-    fn lock_dir(&self, path: &Path) -> terrace::Result<Box<dyn DirectoryLock>> {
-        self.memory.lock_dir(path)
-    }
-    fn lock_dir_shared(&self, path: &Path) -> terrace::Result<Option<Box<dyn DirectoryLock>>> {
-        self.memory.lock_dir_shared(path)
-    }
-    fn medium(&self, path: &Path) -> terrace::Result<Medium> {
-        self.memory.medium(path)
-    }
-}
-
-impl File for StaleFile {
-    fn path(&self) -> &Path {
-        self.inner.path()
-    }
-    fn len(&self) -> terrace::Result<u64> {
-        self.inner.len()
-    }
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> terrace::Result<usize> {
-        let Some(cached) = &self.cached else { return self.inner.read_at(buf, offset) };
+impl Twist for Stale {
+    fn read_at(&self, file: &dyn File, buf: &mut [u8], offset: u64) -> terrace::Result<usize> {
+        let cached = self.0.lock().unwrap();
+        let Some(cached) = cached.get(file.path()) else { return file.read_at(buf, offset) };
         let rest = cached.get(offset as usize..).unwrap_or_default();
         let len = rest.len().min(buf.len());
         buf[..len].copy_from_slice(&rest[..len]);
         Ok(len)
     }
-    fn read_past_cache_at(&self, buf: &mut [u8], offset: u64) -> terrace::Result<usize> {
-        self.inner.read_past_cache_at(buf, offset)
-    }
-    fn write_at(&self, buf: &[u8], offset: u64) -> terrace::Result<usize> {
-        self.inner.write_at(buf, offset)
-    }
-    fn set_len(&self, len: u64) -> terrace::Result<()> {
-        self.inner.set_len(len)
-    }
-    fn sync(&self) -> terrace::Result<()> {
-        self.inner.sync()
-    }
-    fn start_writeback(&self, offset: u64, len: u64) {
-        self.inner.start_writeback(offset, len);
-    }
-    fn advise(&self, advice: Advice, offset: u64, len: u64) {
-        self.inner.advise(advice, offset, len);
-    }
-    fn map(&self, len: usize) -> terrace::Result<Region> {
-        match &self.cached {
+
+    fn map(&self, file: &dyn File, len: usize) -> terrace::Result<Region> {
+        match self.0.lock().unwrap().get(file.path()) {
             Some(cached) => Ok(Region::from_vec(cached[..len].to_vec())),
-            None => self.inner.map(len),
+            None => file.map(len),
         }
     }
 }
 
 #[test]
 fn a_scrub_does_not_believe_the_page_cache_and_reads_do_not_believe_it_wrongly() {
-    let stale = Stale { memory: MemoryFileSystem::new(), cached: Arc::default() };
-    let db = options(Arc::new(stale.clone())).open(dir()).unwrap();
+    let (memory, stale) = (MemoryFileSystem::new(), Stale::default());
+    let options = || options(Arc::new(Twisted::new(memory.clone(), stale.clone())));
+    let db = options().open(dir()).unwrap();
     for number in 0..2000 {
         db.put(format!("key {number:05}"), [b'v'; 100]).unwrap();
     }
     db.settle().unwrap();
     db.close().unwrap();
-    let table = dir().join(names(&stale.memory, ".sst").remove(0));
-    let good = stale.memory.file_bytes(&table).unwrap();
+    let table = dir().join(names(&memory, ".sst").remove(0));
+    let good = memory.file_bytes(&table).unwrap();
     let mut wrong = good.clone();
     wrong[5000] ^= 1;
 
     // The device rots under a right page cache: only the scrub can see it.
-    stale.cached.lock().unwrap().insert(table.clone(), good.clone());
-    stale.memory.replace_bytes(&table, wrong.clone()).unwrap();
-    let db = options(Arc::new(stale.clone())).open(dir()).unwrap();
+    stale.0.lock().unwrap().insert(table.clone(), good.clone());
+    memory.replace_bytes(&table, wrong.clone()).unwrap();
+    let db = options().open(dir()).unwrap();
     assert_eq!(db.iter().unwrap().map(Result::unwrap).count(), 2000);
     let report = db.scrub(&ScrubOptions::new().bytes_per_second(0)).unwrap();
     assert_eq!(report.findings.len(), 1, "{report:?}");
@@ -268,9 +206,9 @@ fn a_scrub_does_not_believe_the_page_cache_and_reads_do_not_believe_it_wrongly()
     db.close().unwrap();
 
     // The page cache rots over a right device: reads are right all the same, and it is counted.
-    stale.cached.lock().unwrap().insert(table.clone(), wrong);
-    stale.memory.replace_bytes(&table, good).unwrap();
-    let db = options(Arc::new(stale.clone())).open(dir()).unwrap();
+    stale.0.lock().unwrap().insert(table.clone(), wrong);
+    memory.replace_bytes(&table, good).unwrap();
+    let db = options().open(dir()).unwrap();
     for entry in db.iter().unwrap() {
         let (key, value) = entry.unwrap();
         assert_eq!((&*value, db.get(&key).unwrap().as_deref()), (&[b'v'; 100][..], Some(&[b'v'; 100][..])));

@@ -271,7 +271,9 @@ fn assert_none(rule: &str, broken: Vec<String>) {
 
 #[test]
 fn the_lexer_tells_code_from_the_rest() {
-    let text = "let a = \"unsafe \\\" {\"; // unsafe\nlet b = 'x'; let c: &'static str = r#\"unsafe \" \"#; /* a /* b */ unsafe */ end\nlet d = ['\\'', '\"', '{']; unsafe";
+    let text = "let a = \"unsafe \\\" {\"; // unsafe\n\
+                let b = 'x'; let c: &'static str = r#\"unsafe \" \"#; /* a /* b */ unsafe */ end\n\
+                let d = ['\\'', '\"', '{']; unsafe";
     let code = blank(text);
     assert_eq!(code.lines().count(), 3);
     assert_eq!(code.matches("unsafe").count(), 1, "{code}");

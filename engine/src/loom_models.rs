@@ -1,5 +1,6 @@
 //! Models of what threads do to each other: the real [`GroupCommit`], [`GroupSync`], [`Current`] and [`Snapshots`]
-//! between threads that loom runs in every order, with every answer that the memory model allows a load.
+//! between threads that loom runs in every order of up to [`PREEMPTIONS`], with the answers that the memory model
+//! allows a load. (Two things are said to be simpler than they are: `crate::sync` tells which.)
 //!
 //! Around them stands as little as will do: a memtable is a row of flags, a file a number. `docs/testing.md` says
 //! how they are run.
@@ -164,6 +165,23 @@ impl Syncing {
         Arc::new(stage)
     }
 
+    /// As `Appender::forget_failed`: erases what a failed append has left behind the records of one segment, goes on in
+    /// the next, and makes sure of both. Says whether it has.
+    fn erase(&self) -> bool {
+        let (segment, records) = &mut *self.appender.lock();
+        let erased = &self.files[*segment];
+        let end = *records + 1;
+        erased.written.store(end, Ordering::Release);
+        *segment += 1;
+        self.sync.begin_file(self.files[*segment].clone());
+        match self.sync.sync_again(&self.poison, |file| file.sync()) {
+            Ok(()) => assert!(erased.durable() >= end, "what was erased can come back"),
+            Err(Error::OutcomeUnknown { .. }) => assert!(self.poison.check().is_err()),
+            Err(error) => panic!("{error}"),
+        }
+        self.poison.check().is_ok()
+    }
+
     /// Appends a record, perhaps to the next segment, and waits for it to be durable. Says whether it is.
     fn write(&self, rolls: bool) -> bool {
         let end = {
@@ -215,6 +233,34 @@ fn loom_fails_syncs_for_good() {
         });
         assert!(!stage.write(false));
         writers.into_iter().for_each(|writer| writer.join().unwrap());
+    });
+}
+
+#[test]
+fn loom_erases_beside_syncs() {
+    explore(|| {
+        let stage = Syncing::new(false);
+        let writers = [(); 2].map(|()| {
+            let stage = stage.clone();
+            thread::spawn(move || assert!(stage.write(false)))
+        });
+        assert!(stage.erase());
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+    });
+}
+
+/// The system tells of a failed sync once: whoever is told, none goes on.
+#[test]
+fn loom_erases_beside_failing_syncs() {
+    explore(|| {
+        let stage = Syncing::new(true);
+        let writer = {
+            let stage = stage.clone();
+            thread::spawn(move || assert!(!stage.write(false)))
+        };
+        assert!(!stage.erase());
+        writer.join().unwrap();
+        assert!(!stage.write(false));
     });
 }
 

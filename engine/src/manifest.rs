@@ -10,10 +10,11 @@ use std::sync::Arc;
 use terrace_io::{Bug, Error, FileSystem, Operation, Result};
 use terrace_sstable::parse_table_file_name;
 use terrace_wal::{
-    GrowingLog, Position, RecordKind, SegmentReader, parse_segment_file_name, segment_holds_records,
+    GrowingLog, HEADER_BYTES, Position, RecordKind, SegmentReader, parse_segment_file_name,
+    segment_holds_records,
 };
 
-use crate::catalog::{Catalog, Edit, EditError, decode, encode};
+use crate::catalog::{Catalog, DEFAULT_KEYSPACE, Edit, EditError, NEXT_TABLE_MAX, decode, encode};
 use crate::poison::Poison;
 
 pub(crate) const MANIFEST: &str = "MANIFEST";
@@ -91,10 +92,7 @@ impl Manifest {
             apply(&mut catalog, decode_edit(&record.payload, &path, offset)?, &path, offset)?;
             end = record.end;
         }
-        if catalog.database_id != log_id || catalog.database_id == [0; 16] {
-            let what = "the manifest does not begin with the database's identity";
-            return Err(Error::corruption(&path, terrace_wal::HEADER_BYTES, what));
-        }
+        check_whole(&catalog, log_id, &path)?;
         reader.require_end()?;
         drop(reader);
         let snapshot_bytes = u64::from(end.offset);
@@ -146,14 +144,13 @@ impl Manifest {
         if self.closed {
             return Err(Error::Closed);
         }
-        let len = self.log.as_ref().map_or(self.snapshot_bytes, GrowingLog::len);
-        if len > REWRITE_BYTES_MIN.max(4 * self.snapshot_bytes) {
+        if self.len() > REWRITE_BYTES_MIN.max(4 * self.snapshot_bytes) {
             self.try_rewrite();
             self.poison.check()?;
         }
-        let payload = encode(&edit);
+        let len = self.len();
         self.is_snapshot = false;
-        if let Err(error) = self.append(&payload) {
+        if let Err(error) = self.append(&encode(&edit)) {
             if !error.is_disk_full() || Bug::FullDiskPoisons.is_planted() {
                 self.poison.set(error.clone());
             }
@@ -163,7 +160,7 @@ impl Manifest {
             let cause = self.poison.set(error);
             return Err(Error::OutcomeUnknown { cause });
         }
-        self.bytes_written += payload.len() as u64 + 32;
+        self.bytes_written += self.len() - len;
         let had_log = !self.catalog.segments.is_empty();
         for change in edit {
             self.catalog.apply(change).expect("an edit made from the catalog does not contradict it");
@@ -174,6 +171,11 @@ impl Manifest {
             self.try_rewrite();
         }
         Ok(())
+    }
+
+    /// Where the records end.
+    fn len(&self) -> u64 {
+        self.log.as_ref().map_or(self.snapshot_bytes, GrowingLog::len)
     }
 
     fn append(&mut self, payload: &[u8]) -> Result<()> {
@@ -281,7 +283,7 @@ fn put_in_place(
     GrowingLog::open_for_append(fs, &path, catalog.database_id, generation, end)
 }
 
-/// Applies an edit, which stands at `offset` of `path`, to a catalog. After an error a part of it may have been applied.
+/// Applies an edit, which stands at `offset` of `path`, to a catalog. After an error, a part of it may be applied.
 pub(crate) fn apply(catalog: &mut Catalog, edit: Edit, path: &Path, offset: u64) -> Result<()> {
     let applied = edit.into_iter().try_for_each(|change| catalog.apply(change));
     applied.map_err(|error| refusal(error, path, offset))
@@ -292,6 +294,24 @@ pub(crate) fn decode_edit(payload: &[u8], path: &Path, offset: u64) -> Result<Ed
     decode(payload).map_err(|error| refusal(error, path, offset))
 }
 
+/// What every manifest says once it is read, whatever else it says: whose it is, which is also in the header of its
+/// file, that there is the default keyspace, and that there are numbers left for tables.
+pub(crate) fn check_whole(catalog: &Catalog, log_id: [u8; 16], path: &Path) -> Result<()> {
+    if catalog.database_id != log_id || catalog.database_id == [0; 16] {
+        let what = "the manifest does not begin with the database's identity";
+        return Err(Error::corruption(path, HEADER_BYTES, what));
+    }
+    if catalog.keyspaces.get(&0).is_none_or(|keyspace| keyspace.name != DEFAULT_KEYSPACE) {
+        return Err(Error::corruption(path, 0, "the default keyspace is missing"));
+    }
+    if catalog.next_table > NEXT_TABLE_MAX {
+        let next = catalog.next_table;
+        let what = format!("the next table's number is {next}, but no database comes that far");
+        return Err(Error::corruption(path, 0, what));
+    }
+    Ok(())
+}
+
 fn refusal(error: EditError, path: &Path, offset: u64) -> Error {
     match error {
         EditError::UnknownField(field) => Error::UnsupportedFormat {
@@ -300,5 +320,147 @@ fn refusal(error: EditError, path: &Path, offset: u64) -> Error {
             supported: FIELDS_SUPPORTED,
         },
         EditError::Damaged(what) => Error::corruption(path, offset, what),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use terrace_io::{FaultFileSystem, FaultRule, MemoryFileSystem};
+
+    use super::*;
+    use crate::KeyspaceOptions;
+    use crate::catalog::Change;
+
+    const DIR: &str = "/db";
+
+    fn new_catalog(id: [u8; 16]) -> Catalog {
+        Catalog::new(id, 1, 1 << 20, KeyspaceOptions::new())
+    }
+
+    fn new_fs() -> MemoryFileSystem {
+        let fs = MemoryFileSystem::new();
+        fs.create_dir_all(Path::new(DIR)).unwrap();
+        fs
+    }
+
+    fn create(fs: &MemoryFileSystem) -> Manifest {
+        Manifest::create(Arc::new(fs.clone()), Path::new(DIR), new_catalog([7; 16]), 1, Arc::default())
+            .unwrap()
+    }
+
+    fn open(fs: &MemoryFileSystem) -> Result<Option<Manifest>> {
+        Manifest::open(Arc::new(fs.clone()), Path::new(DIR), Arc::default())
+    }
+
+    fn keyspace(id: u32) -> Edit {
+        let name = format!("{id:0>200}");
+        vec![Change::KeyspaceAdded { id, name, options: KeyspaceOptions::new() }]
+    }
+
+    #[test]
+    fn what_is_committed_is_found_again() {
+        let fs = new_fs();
+        assert!(open(&fs).unwrap().is_none());
+        let mut manifest = create(&fs);
+        for id in 1..20 {
+            manifest.commit(keyspace(id)).unwrap();
+        }
+        let mut again = open(&fs).unwrap().unwrap();
+        assert_eq!(again.catalog(), manifest.catalog());
+        again.close();
+        assert!(matches!(again.commit(keyspace(20)), Err(Error::Closed)));
+        assert_eq!(open(&fs).unwrap().unwrap().catalog(), manifest.catalog());
+    }
+
+    /// The identity stands in the header and in the first record, and is not zero.
+    #[test]
+    fn another_databases_records_are_refused() {
+        for (header, record, is_right) in [
+            ([7; 16], [7; 16], true),
+            ([8; 16], [7; 16], false),
+            ([7; 16], [0; 16], false),
+            ([0; 16], [0; 16], false),
+        ] {
+            let fs = new_fs();
+            let mut log = GrowingLog::create(&fs, &Path::new(DIR).join(MANIFEST), header, 1).unwrap();
+            log.append(RecordKind::VersionEdit, &encode(&new_catalog(record).snapshot())).unwrap();
+            assert_eq!(open(&fs).is_ok(), is_right, "{header:?} {record:?}");
+        }
+    }
+
+    /// A file of one record was durable before it had its name; any other is written anew before it is relied on.
+    #[test]
+    fn what_may_not_be_durable_is_written_anew() {
+        let fs = new_fs();
+        create(&fs).commit(keyspace(1)).unwrap();
+        for (generation, changes_files) in [(2, true), (2, false)] {
+            let before = fs.mutations();
+            let mut manifest = open(&fs).unwrap().unwrap();
+            manifest.make_durable().unwrap();
+            assert_eq!(manifest.generation, generation);
+            assert_eq!(fs.mutations() - before > 1, changes_files, "a sync of the directory is all it takes");
+        }
+    }
+
+    /// So that the file stays within four times of what it has to say, or small.
+    #[test]
+    fn a_long_manifest_is_written_anew() {
+        let fs = new_fs();
+        for keyspaces in [0, 1000] {
+            let mut manifest = create(&fs);
+            (1..=keyspaces).for_each(|id| manifest.commit(keyspace(id)).unwrap());
+            manifest.rewrite().unwrap();
+            let limit = if keyspaces == 0 { REWRITE_BYTES_MIN } else { 4 * manifest.len() };
+            assert!(keyspaces == 0 || limit > REWRITE_BYTES_MIN);
+            let mut written = manifest.bytes_written();
+            let (generation, mut longest) = (manifest.generation, 0);
+            while manifest.generation == generation {
+                longest = manifest.len();
+                written = manifest.bytes_written();
+                manifest.commit(vec![Change::NextTable(1)]).unwrap();
+                assert!(longest < 2 * limit, "it is not written anew");
+            }
+            assert!((limit + 1..limit + 64).contains(&longest), "{longest}, not {limit}");
+            // The new file is its header, a record of everything, and one of the last edit.
+            assert_eq!(manifest.bytes_written() - written, manifest.len());
+            fs.remove_file(&Path::new(DIR).join(MANIFEST)).unwrap();
+        }
+    }
+
+    /// A disk that is full has renamed nothing. After any other error, nobody knows which file has the name.
+    #[test]
+    fn only_a_full_disk_leaves_the_old_file_in_use() {
+        for (rule, is_full) in [
+            (FaultRule::on(Operation::Rename).error(ErrorKind::StorageFull), true),
+            (FaultRule::on(Operation::Rename), false),
+        ] {
+            let memory = new_fs();
+            create(&memory);
+            let fs = FaultFileSystem::new(Arc::new(memory.clone()));
+            let poison = Arc::new(Poison::default());
+            let mut manifest =
+                Manifest::open(Arc::new(fs.clone()), Path::new(DIR), poison.clone()).unwrap().unwrap();
+            manifest.commit(keyspace(1)).unwrap();
+            fs.add(rule);
+            let error = manifest.rewrite().unwrap_err();
+            assert_eq!(error.is_disk_full(), is_full, "{error}");
+            assert_eq!(poison.check().is_ok(), is_full);
+            assert_eq!(manifest.commit(keyspace(2)).is_ok(), is_full);
+            fs.clear();
+            assert_eq!(manifest.rewrite().is_ok() && manifest.commit(keyspace(3)).is_ok(), is_full);
+            assert_eq!(open(&memory).unwrap().unwrap().catalog(), manifest.catalog());
+        }
+    }
+
+    #[test]
+    fn bytes_written_are_those_of_the_records() {
+        let mut manifest = create(&new_fs());
+        let created = manifest.bytes_written();
+        assert_eq!(created, manifest.len());
+        (1..10).for_each(|id| manifest.commit(keyspace(id)).unwrap());
+        assert!(manifest.bytes_written() > created + 9 * 200);
+        assert_eq!(manifest.bytes_written(), manifest.len());
     }
 }

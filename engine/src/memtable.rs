@@ -1,7 +1,7 @@
 //! A memtable: the newest writes of one keyspace, sorted in memory. The log has them too.
 //!
-//! One thread inserts at a time (the leader of a commit group), any number read, as a rule without locks. The entries lie in an
-//! arena ([`crate::arena`]), in which they stay until the memtable goes, and are ordered by a tree
+//! One thread inserts at a time (the leader of a commit group), any number read, as a rule without locks. The entries
+//! lie in an arena ([`crate::arena`]), in which they stay until the memtable goes, and are ordered by a tree
 //! ([`crate::tree`]): key ascending, sequence number descending. A value that a reader keeps keeps a piece of the
 //! arena, not the memtable.
 

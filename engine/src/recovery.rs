@@ -21,7 +21,7 @@ use terrace_sstable::{
 use terrace_wal::{LogReader, Position, Record, RecordKind, parse_segment_file_name, segment_file_name};
 
 use crate::batch::{Operation, Operations, collect_batch};
-use crate::catalog::{Catalog, CatalogKeyspace, Change, DEFAULT_KEYSPACE, NEXT_TABLE_MAX};
+use crate::catalog::{Catalog, CatalogKeyspace, Change, NEXT_TABLE_MAX};
 use crate::commit::{Committer, Writer};
 use crate::core::{Core, Keyspaces};
 use crate::counters::Counters;
@@ -64,7 +64,7 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<Arc<Core>> {
             Manifest::create(fs.clone(), dir, catalog, 1, poison.clone())?
         }
     };
-    check_options(dir, manifest.catalog(), options)?;
+    check_options(manifest.catalog(), options)?;
 
     let (service, tasks) = Service::new(fs.clone());
     let (log_keeper, log_tasks) = LogKeeper::new();
@@ -155,7 +155,8 @@ fn prepare_directory(fs: &dyn FileSystem, dir: &Path, create: bool) -> Result<Ve
     let is_data =
         |name: &String| parse_table_file_name(name).is_some() || parse_segment_file_name(name).is_some();
     if names.iter().any(is_data) {
-        let what = "the manifest is missing, but there are tables or log segments: restore it from a backup, or save what is left with `terrace salvage`";
+        let what = "the manifest is missing, but there are tables or log segments: restore it from a backup, or save \
+                    what is left with `terrace salvage`";
         return Err(Error::corruption(dir.join(MANIFEST), 0, what));
     }
     let is_ours = |name: &String| ["LOCK", MANIFEST_TEMPORARY, "lost+found"].contains(&&**name);
@@ -166,15 +167,7 @@ fn prepare_directory(fs: &dyn FileSystem, dir: &Path, create: bool) -> Result<Ve
     }
 }
 
-fn check_options(dir: &Path, catalog: &Catalog, options: &Options) -> Result<()> {
-    if catalog.keyspaces.get(&0).is_none_or(|keyspace| keyspace.name != DEFAULT_KEYSPACE) {
-        return Err(Error::corruption(dir.join(MANIFEST), 0, "the default keyspace is missing"));
-    }
-    if catalog.next_table > NEXT_TABLE_MAX {
-        let what =
-            format!("the next table's number is {}, but no database comes that far", catalog.next_table);
-        return Err(Error::corruption(dir.join(MANIFEST), 0, what));
-    }
+fn check_options(catalog: &Catalog, options: &Options) -> Result<()> {
     match options.max_value_bytes {
         Some(wanted) if wanted < catalog.max_value_bytes => Err(Error::invalid(format!(
             "the database was created with max_value_bytes = {}; it cannot be opened with {wanted}",
@@ -459,34 +452,81 @@ mod tests {
     use terrace_sstable::SEQUENCE_MAX;
 
     use super::*;
+    use crate::VerifyOptions;
 
-    /// A new database whose manifest says one thing more.
-    fn database_with(change: Change) -> Options {
+    /// A new database whose manifest says more.
+    fn database_with(edit: Vec<Change>) -> Options {
         let fs: Arc<dyn FileSystem> = Arc::new(MemoryFileSystem::new());
         let options = Options::new().file_system(fs.clone());
         options.clone().open("/db").unwrap().close().unwrap();
         let mut manifest = Manifest::open(fs, Path::new("/db"), Arc::default()).unwrap().unwrap();
-        manifest.commit(vec![change]).unwrap();
+        manifest.commit(edit).unwrap();
         options
+    }
+
+    /// Whether a database opens; if not, its manifest is at fault, and `verify` says the same.
+    fn opens(options: &Options) -> bool {
+        let verify = VerifyOptions::new().file_system(options.file_system.clone());
+        let report = crate::verify("/db", &verify).unwrap();
+        let Err(error) = options.clone().open("/db") else {
+            assert!(report.is_ok(), "{report:?}");
+            return true;
+        };
+        assert_eq!(error.path(), Some(Path::new("/db/MANIFEST")), "{error}");
+        let found = report.findings.iter().any(|finding| error.to_string().ends_with(&finding.what));
+        assert!(found, "{error} is not in {report:?}");
+        false
+    }
+
+    /// What is half made goes, and what is not ours stays.
+    #[test]
+    fn leftovers_are_removed_by_their_names() {
+        let fs = MemoryFileSystem::new();
+        let options = Options::new().file_system(Arc::new(fs.clone()));
+        let db = options.clone().open("/db").unwrap();
+        db.put("key", "value").unwrap();
+        db.close().unwrap();
+        let before = fs.read_dir(Path::new("/db")).unwrap();
+        let leftovers = ["MANIFEST.tmp", "000099.sst.tmp", "000099.sst", "000099.log"];
+        let others = ["notes.tmp", "99.sst.tmp", "notes"];
+        for name in leftovers.iter().chain(&others) {
+            fs.open(&Path::new("/db").join(name), terrace_io::OpenMode::CreateNew).unwrap();
+        }
+        let db = options.open("/db").unwrap();
+        assert_eq!(db.get("key").unwrap().as_deref(), Some(&b"value"[..]));
+        db.close().unwrap();
+        let mut after = fs.read_dir(Path::new("/db")).unwrap();
+        after.retain(|name| !others.contains(&&**name));
+        assert_eq!(after, before);
+        assert_eq!(fs.read_dir(Path::new("/db")).unwrap().len(), before.len() + others.len());
     }
 
     /// A database that has used up its numbers is none that was ever written.
     #[test]
     fn a_manifest_with_a_huge_next_table_number_is_damaged() {
-        for (next, opens) in
+        for (next, is_right) in
             [(NEXT_TABLE_MAX, true), (NEXT_TABLE_MAX + 1, false), (NEXT_TABLE_MAX + 2, false)]
         {
-            match database_with(Change::NextTable(next)).open("/db") {
-                Ok(db) => {
-                    assert!(opens, "{next}");
-                    db.put("key", "value").unwrap();
-                    db.close().unwrap();
-                }
-                Err(error) => {
-                    assert!(!opens && error.path() == Some(Path::new("/db/MANIFEST")), "{next}: {error}")
-                }
+            let options = database_with(vec![Change::NextTable(next)]);
+            assert_eq!(opens(&options), is_right, "{next}");
+            if is_right {
+                let db = options.open("/db").unwrap();
+                db.put("key", "value").unwrap();
+                db.close().unwrap();
             }
         }
+    }
+
+    #[test]
+    fn a_manifest_without_the_default_keyspace_is_damaged() {
+        let dropped = Change::KeyspaceDropped { id: 0 };
+        let renamed = Change::KeyspaceAdded {
+            id: 0,
+            name: "other".to_owned(),
+            options: crate::KeyspaceOptions::default(),
+        };
+        assert!(!opens(&database_with(vec![dropped.clone()])));
+        assert!(!opens(&database_with(vec![dropped, renamed])));
     }
 
     /// Sequence numbers end well before they overflow: writes are refused then, and reads are not.
@@ -494,7 +534,7 @@ mod tests {
     fn the_last_sequence_numbers_are_never_given_out() {
         let last = SEQUENCE_MAX - (1 << 40);
         for (before, writes) in [(last - 1, 2), (last, 1), (last + 1, 0), (last + 2, 0), (SEQUENCE_MAX, 0)] {
-            let options = database_with(Change::LastSequence(before));
+            let options = database_with(vec![Change::LastSequence(before)]);
             let db = options.clone().open("/db").unwrap();
             let written = (0..5).take_while(|index: &u8| db.put([*index], "value").is_ok()).count();
             assert_eq!(written, writes, "from {before}");

@@ -3,9 +3,10 @@
 //! A node has a version, odd while the writer changes it. A reader notes the version, reads, and looks again: if the
 //! version has changed it starts anew. So readers write nothing that another processor would have to fetch, and wait
 //! only while the very node that they need is being changed (optimistic lock coupling: Leis, Haubenschild, Neumann,
-//! 2019). One that comes too late again and again takes the writer's lock for one look, so that none waits for ever. What a reader sees in between may be wrong but never out of bounds, since all of it is atomics and indices.
-//! Every store in a node is a release and every load an acquire, so that whoever sees a change also sees the odd
-//! version that was set before it, and the entry that an id belongs to.
+//! 2019). One that comes too late again and again takes the writer's lock for one look, so that none waits for ever.
+//! What a reader sees in between may be wrong but never out of bounds, since all of it is atomics and indices. Every
+//! store in a node is a release and every load an acquire, so that whoever sees a change also sees the odd version that
+//! was set before it, and the entry that an id belongs to.
 //!
 //! A node knows how many leading bytes all keys in its range share, and keeps of each key the 8 bytes that follow:
 //! most comparisons are those of two numbers. Nodes are only ever split, and the left part keeps its place; so each
@@ -400,8 +401,8 @@ impl Tree {
         (index, fences)
     }
 
-    /// Splits a full leaf and adds an entry at `at`. The leaf stays locked until the way to its new half is there. (From
-    /// the leaf behind, that half can be reached a little earlier, by those who only copy it.)
+    /// Splits a full leaf and adds an entry at `at`. The leaf stays locked until the way to its new half is there.
+    /// (From the leaf behind, that half can be reached a little earlier, by those who only copy it.)
     fn split(&self, writer: &mut Writer, index: u32, (low, high): Fences, at: usize, id: EntryId) {
         // Nobody shall wait for a locked node because its writer waits for memory.
         self.leaves.reserve(writer.leaves as usize + 1);

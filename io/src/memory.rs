@@ -164,17 +164,15 @@ impl MemoryFileSystem {
     }
 
     /// From now on calls `hook` before every operation that changes something (create, write, set length, sync,
-    /// rename, remove, sync directory), whether it will succeed or not. It gets the index of the operation,
-    /// from 0 for the first since the file system was made. The hook may make copies of this file system; if it
-    /// changes it, it is called for that too.
-    pub fn set_hook(&self, hook: Option<Arc<dyn Fn(u64) + Send + Sync>>) {
-        *self.shared.hook.write() =
-            hook.map(|hook| -> Hook { Arc::new(move |mutation| hook(mutation.index)) });
+    /// rename, remove, sync directory), whether it will succeed or not. The hook may make copies of this file system;
+    /// if it changes it, it is called for that too.
+    pub fn set_hook(&self, hook: impl Fn(&Mutation<'_>) + Send + Sync + 'static) {
+        *self.shared.hook.write() = Some(Arc::new(hook));
     }
 
-    /// As [`MemoryFileSystem::set_hook`], with a hook that is told what the operation is. There is one hook of both kinds.
-    pub fn set_mutation_hook(&self, hook: Arc<dyn Fn(&Mutation<'_>) + Send + Sync>) {
-        *self.shared.hook.write() = Some(hook);
+    /// From now on calls no hook. One that was called before may still run.
+    pub fn remove_hook(&self) {
+        *self.shared.hook.write() = None;
     }
 
     /// How many operations that change something there were so far: the index of the next one.

@@ -109,8 +109,8 @@ impl BlockHead {
         if u16::from_le_bytes([header[6], header[7]]) != 0 {
             return Err("this block has unknown flags");
         }
-        // The last slot is checked first, and without need of the header, so that the processor fetches both ends of the
-        // block at once: waiting for memory is what a search spends its time on.
+        // The last slot is checked first, and without need of the header, so that the processor fetches both ends of
+        // the block at once: waiting for memory is what a search spends its time on.
         let last_slot =
             payload.last_chunk::<SLOT_BYTES>().map_or(0, |slot| usize::from(u16::from_le_bytes(*slot)));
         if last_slot >= payload.len() {
@@ -219,8 +219,8 @@ impl BlockHead {
 }
 
 /// Has the processor fetch the entry in `slot` while it still waits for the header and for the slot that tell where the
-/// entry is, if entries are about `entry_len` bytes long: all that a get of a located entry spends its time on are these
-/// waits, one after the other. Nothing depends on the guess.
+/// entry is, if entries are about `entry_len` bytes long: all that a get of a located entry spends its time on are
+/// these waits, one after the other. Nothing depends on the guess.
 #[inline]
 pub(crate) fn fetch(block: &[u8], slot: usize, entry_len: usize) {
     let start = slot.saturating_mul(entry_len).saturating_add(HEADER_BYTES);

@@ -38,8 +38,8 @@ fn modulo_prime(value: u64) -> u64 {
     if value >= PRIME { value - PRIME } else { value }
 }
 
-/// The filter of a table, on the heap: the crate's, asked by way of multiplications instead of its two divisions for each
-/// hash function, which took a third of the time of a query.
+/// The filter of a table, on the heap: the crate's, asked by way of multiplications instead of its two divisions for
+/// each hash function, which took a third of the time of a query.
 pub(crate) struct Filter {
     bloom: Bloom<Digest>,
     bits: u64,

@@ -4,8 +4,8 @@
 //! [`Table`] answers point reads from it, by a mapping where that is possible, and hands out cursors. A
 //! [`RunCursor`] reads a level of disjoint tables as one, a [`MergeCursor`] any number of cursors as one. The format
 //! is `docs/format.md` §2, byte for byte. A get goes by the table's locator or, where there is none, by its filter and
-//! fences. [`layout`], [`explain`] and [`verify`] are for people who look inside, [`TableSalvage`] for what is left of a
-//! damaged one.
+//! fences. [`layout`], [`explain`] and [`verify`] are for people who look inside, [`TableSalvage`] for what is left of
+//! a damaged one.
 //!
 //! Everything that is read from a file is treated as hostile: a damaged or forged table gives
 //! [`Error::Corruption`](terrace_io::Error::Corruption), never a panic and never an allocation that its length

@@ -142,7 +142,8 @@ impl LocatorBuilder {
         LocatorHeader::new(keys, blocks, self.largest_slot().into())
     }
 
-    /// The bytes on disk. `None` if the locations are too wide, or if some lookup would have to look at too many buckets.
+    /// The bytes on disk. `None` if the locations are too wide, or if some lookup would have to look at too many
+    /// buckets.
     pub(crate) fn finish(self) -> Option<Vec<u8>> {
         let header = self.header()?;
         let mut bytes = vec![0; header.encoded_len()];
@@ -283,8 +284,8 @@ impl Locator {
         self.header.home(hash)
     }
 
-    /// Whether bucket `index` says that a key from it or from before is in a later one, and the words of its entries and
-    /// of what is behind them.
+    /// Whether bucket `index` says that a key from it or from before is in a later one, and the words of its entries
+    /// and of what is behind them.
     pub(crate) fn contents<'m>(&self, metadata: &'m Metadata, index: u32) -> Result<Contents<'m>> {
         let bucket = self.bucket(metadata, index)?;
         let (first, words) = (word(bucket, 0), bucket.as_chunks::<WORD_BYTES>().0);

@@ -27,7 +27,10 @@ proptest! {
         let run: Arc<[Arc<Table>]> = cuts
             .windows(2)
             .enumerate()
-            .map(|(i, cut)| tables.table(&tables.write(i as u64, &options(Compression::None), &entries[cut[0]..cut[1]])))
+            .map(|(i, cut)| {
+                let path = tables.write(i as u64, &options(Compression::None), &entries[cut[0]..cut[1]]);
+                tables.table(&path)
+            })
             .collect();
         for mode in MODES {
             compare_with_model(&mut RunCursor::new(run.clone(), mode), &entries, &steps);

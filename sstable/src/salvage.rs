@@ -80,9 +80,9 @@ impl TableSalvage {
     /// Opens a table file. `known` is the table's id and compression, where the manifest says them.
     ///
     /// # Errors
-    /// If nothing can be read of it: [`Error::Corruption`] if there are neither fences nor a known id to find blocks by,
-    /// or if this is another table than the known one; [`Error::UnsupportedFormat`] if its footer or its directory is
-    /// intact and says so: what it means is not known then, deletes for one; errors of the file system.
+    /// If nothing can be read of it: [`Error::Corruption`] if there are neither fences nor a known id to find blocks
+    /// by, or if this is another table than the known one; [`Error::UnsupportedFormat`] if its footer or its directory
+    /// is intact and says so: what it means is not known then, deletes for one; errors of the file system.
     pub fn open(fs: &dyn FileSystem, path: &Path, known: Option<(u64, Compression)>) -> Result<TableSalvage> {
         let file = fs.open(path, OpenMode::Read)?;
         let file_len = file.len()?;
@@ -248,8 +248,8 @@ impl TableSalvage {
         Ok(block::unpacked(&raw, self.compression)?)
     }
 
-    /// Looks for a block that starts at `start`, of a length that only its checksum tells. If there is none, says how far
-    /// it is to where the next could start.
+    /// Looks for a block that starts at `start`, of a length that only its checksum tells. If there is none, says how
+    /// far it is to where the next could start.
     fn find_block(&mut self, start: u64, end: u64) -> (Range<u64>, Result<Vec<u8>, String>) {
         let nothing = || Err("no block with a right checksum starts here".to_owned());
         if self.compression == Compression::Snappy {

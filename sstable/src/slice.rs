@@ -12,9 +12,9 @@ use crate::Table;
 
 /// Bytes that are kept where they are for as long as this lives. Cloning counts a reference; nothing is copied.
 ///
-/// A slice of a table keeps the table's file mapped and on disk, even if a compaction has made the table obsolete. One of
-/// a memtable keeps a piece of that, up to 256 KiB, unless the value itself is large. Copy the bytes to keep them for
-/// long.
+/// A slice of a table keeps the table's file mapped and on disk, even if a compaction has made the table obsolete. One
+/// of a memtable keeps a piece of that, up to 256 KiB, unless the value itself is large. Copy the bytes to keep them
+/// for long.
 ///
 /// ```
 /// use terrace_sstable::Slice;

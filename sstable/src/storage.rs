@@ -82,8 +82,8 @@ impl LocatedEntry<'_> {
 
 impl Storage {
     /// Opens and checks a file: everything but the data blocks, the filter, the locator, and those parts of the fences
-    /// that are not needed yet. What is wrong is read once more past the page cache before it is believed; a table whose
-    /// end is right only there is read by `pread` from then on.
+    /// that are not needed yet. What is wrong is read once more past the page cache before it is believed; a table
+    /// whose end is right only there is read by `pread` from then on.
     pub(crate) fn open(
         context: &TableContext,
         path: &Arc<Path>,
@@ -360,8 +360,8 @@ impl Storage {
         self.block(context, index, true)
     }
 
-    /// The bytes of a block in the region, checked at their first touch. If they are wrong there and right on the device,
-    /// those of the device.
+    /// The bytes of a block in the region, checked at their first touch. If they are wrong there and right on the
+    /// device, those of the device.
     #[inline]
     fn raw_block(&self, context: &TableContext, index: usize, extent: &Range<u64>) -> Result<Block<'_>> {
         let bytes = &self.metadata.region()[extent.start as usize..extent.end as usize];
@@ -429,8 +429,8 @@ impl Storage {
         self.verified.contains(index)
     }
 
-    /// Compares a raw block with its checksum. If that is wrong, but right on the device, gives the bytes that are there:
-    /// to be used instead.
+    /// Compares a raw block with its checksum. If that is wrong, but right on the device, gives the bytes that are
+    /// there: to be used instead.
     #[cold]
     pub(crate) fn check(&self, context: &TableContext, offset: u64, raw: &[u8]) -> Result<Option<Arc<[u8]>>> {
         if block::has_right_checksum(self.footer.table_id, offset, raw) {

@@ -159,8 +159,8 @@ impl TableCursor {
                 region.advise(Advice::WillNeed, range);
             }
         } else if self.run.is_multiple_of(LONG_SCAN_BLOCKS) && !self.table.is_mostly_resident() {
-            // Without a descriptor of its own (there may be no more, or the file may be unlinked) the scan goes on as it
-            // was.
+            // Without a descriptor of its own (there may be no more, or the file may be unlinked) the scan goes on as
+            // it was.
             self.reader = self.stream(false).ok();
         }
         Ok(())

@@ -1,16 +1,15 @@
 //! Databases over a file system in memory that fails on command, and what tests of them need: a limit to their
 //! patience, and a file system that forgets what a failed sync has lost.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use terrace::{Db, KeyspaceOptions, Options};
-use terrace_io::{
-    Advice, CrashPolicy, DirectoryLock, FaultFileSystem, File, FileSystem, Medium, MemoryFileSystem,
-    OpenMode, Region,
-};
+use terrace_io::{CrashPolicy, FaultFileSystem, File, MemoryFileSystem};
+
+use crate::twisted::{Twist, Twisted};
 
 /// Longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -40,81 +39,14 @@ pub fn watched<R: Send + 'static>(what: impl Into<String>, run: impl FnOnce() ->
 /// Does what Linux does after a sync that failed: what was not written by then counts as written, so that no later
 /// sync makes it durable.
 #[derive(Debug, Clone)]
-pub struct Forgetful {
-    memory: MemoryFileSystem,
-    inner: FaultFileSystem,
-}
+struct Forgetful(MemoryFileSystem);
 
-#[derive(Debug)]
-struct ForgetfulFile {
-    memory: MemoryFileSystem,
-    inner: Arc<dyn File>,
-}
-
-impl FileSystem for Forgetful {
-    fn create_dir_all(&self, path: &Path) -> terrace::Result<()> {
-        self.inner.create_dir_all(path)
-    }
-    fn read_dir(&self, path: &Path) -> terrace::Result<Vec<String>> {
-        self.inner.read_dir(path)
-    }
-    fn open(&self, path: &Path, mode: OpenMode) -> terrace::Result<Arc<dyn File>> {
-        let inner = self.inner.open(path, mode)?;
-        Ok(Arc::new(ForgetfulFile { memory: self.memory.clone(), inner }))
-    }
-    fn rename(&self, from: &Path, to: &Path) -> terrace::Result<()> {
-        self.inner.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> terrace::Result<()> {
-        self.inner.remove_file(path)
-    }
-    fn sync_dir(&self, path: &Path) -> terrace::Result<()> {
-        self.inner.sync_dir(path)
-    }
-    fn lock_dir(&self, path: &Path) -> terrace::Result<Box<dyn DirectoryLock>> {
-        self.inner.lock_dir(path)
-    }
-    fn lock_dir_shared(&self, path: &Path) -> terrace::Result<Option<Box<dyn DirectoryLock>>> {
-        self.inner.lock_dir_shared(path)
-    }
-    fn medium(&self, path: &Path) -> terrace::Result<Medium> {
-        self.inner.medium(path)
-    }
-}
-
-impl File for ForgetfulFile {
-    fn path(&self) -> &Path {
-        self.inner.path()
-    }
-    fn len(&self) -> terrace::Result<u64> {
-        self.inner.len()
-    }
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> terrace::Result<usize> {
-        self.inner.read_at(buf, offset)
-    }
-    fn read_past_cache_at(&self, buf: &mut [u8], offset: u64) -> terrace::Result<usize> {
-        self.inner.read_past_cache_at(buf, offset)
-    }
-    fn write_at(&self, buf: &[u8], offset: u64) -> terrace::Result<usize> {
-        self.inner.write_at(buf, offset)
-    }
-    fn set_len(&self, len: u64) -> terrace::Result<()> {
-        self.inner.set_len(len)
-    }
-    fn sync(&self) -> terrace::Result<()> {
-        self.inner.sync().inspect_err(|_| {
+impl Twist for Forgetful {
+    fn sync(&self, file: &dyn File) -> terrace::Result<()> {
+        file.sync().inspect_err(|_| {
             // A file that was removed meanwhile has nothing to lose.
-            let _ = self.memory.lose_unsynced(self.inner.path());
+            let _ = self.0.lose_unsynced(file.path());
         })
-    }
-    fn start_writeback(&self, offset: u64, len: u64) {
-        self.inner.start_writeback(offset, len);
-    }
-    fn advise(&self, advice: Advice, offset: u64, len: u64) {
-        self.inner.advise(advice, offset, len);
-    }
-    fn map(&self, len: usize) -> terrace::Result<Region> {
-        self.inner.map(len)
     }
 }
 
@@ -153,7 +85,7 @@ impl Bench {
             .l0_trigger(2)
             .compaction_threads(1)
             .keyspace_defaults(KeyspaceOptions::new().table_bytes(64 << 10))
-            .file_system(Arc::new(Forgetful { memory: self.memory.clone(), inner: self.faults.clone() }))
+            .file_system(Arc::new(Twisted::new(self.faults.clone(), Forgetful(self.memory.clone()))))
     }
 
     /// Opens it.

@@ -8,6 +8,7 @@
 //! - [`course`]: a history in which changes fail, and what a crash may leave of it.
 //! - [`sweep`]: runs very many small cases, or a sample of them.
 //! - [`faulty`]: databases over a file system that fails on command.
+//! - [`twisted`]: a file system that is another one, except for what a test wants different.
 //! - [`child`]: runs a test once more, in a process of its own.
 //! - [`loop_mount`]: a file system of its own, in a file.
 //! - [`samples`]: files that the engine wrote.
@@ -39,6 +40,7 @@ pub mod oracle;
 pub mod samples;
 pub mod sweep;
 pub mod tally;
+pub mod twisted;
 pub mod workload;
 
 use std::hash::{BuildHasher, Hasher, RandomState};

@@ -51,7 +51,11 @@ impl LoopMount {
     /// Stops the file system as a power cut would: nothing is flushed any more.
     pub fn cut_power(&self) -> Result<(), String> {
         // EXT4_IOC_SHUTDOWN, XFS_IOC_GOINGDOWN: `_IOR('X', 125, u32)`, with the flag "do not flush the log".
-        let request = r#"open(my $f, "<", $ARGV[0]) or die $!; my $flag = pack("I", 2); ioctl($f, 0x8004587d, $flag) or die $!"#;
+        let request = r#"
+            open(my $root, "<", $ARGV[0]) or die $!;
+            my $flag = pack("I", 2);
+            ioctl($root, 0x8004587d, $flag) or die $!;
+        "#;
         run(Command::new("perl").args(["-e", request]).arg(&self.point))
     }
 }

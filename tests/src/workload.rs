@@ -50,10 +50,17 @@ impl Value {
         let shown = number.len().min(self.len);
         value[..shown].copy_from_slice(&number[8 - shown..]);
         if let Some(seed) = self.noise {
-            Xoshiro256PlusPlus::seed_from_u64(seed).fill_bytes(&mut value[shown..]);
+            value[shown..].copy_from_slice(&noise(seed, self.len - shown));
         }
         value.into()
     }
+}
+
+/// Bytes that do not compress, and that come by nowhere else: other seeds give others.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    Xoshiro256PlusPlus::seed_from_u64(seed).fill_bytes(&mut bytes);
+    bytes
 }
 
 /// Makes random work.

@@ -254,7 +254,8 @@ proptest! {
             levels[1].1.push(bench.table(&keys.concat()));
         }
 
-        let mut rules = OwnRules { snapshots: scenario.snapshots.clone(), deeper: scenario.deeper.clone(), ..OwnRules::default() };
+        let (snapshots, deeper) = (scenario.snapshots.clone(), scenario.deeper.clone());
+        let mut rules = OwnRules { snapshots, deeper, ..OwnRules::default() };
         rules.elide_below = rules.snapshots.first().copied().unwrap_or(u64::MAX).min(scenario.visible);
         for (index, bytes) in scenario.next_level_bytes.iter().enumerate() {
             let key: Box<[u8]> = [index as u8 * 60].into();

@@ -8,7 +8,7 @@ use terrace_sstable::{parse_table_file_name, table_file_name};
 use terrace_wal::{RecordKind, SegmentReader, parse_segment_file_name, segment_file_name};
 
 use crate::catalog::{Catalog, Change};
-use crate::manifest::{MANIFEST, apply, decode_edit, unknown_segments};
+use crate::manifest::{MANIFEST, apply, check_whole, decode_edit, unknown_segments};
 
 /// A directory and its manifest.
 pub(super) struct Survey {
@@ -160,12 +160,8 @@ fn read_manifest(fs: &dyn FileSystem, path: &Path) -> Result<Option<ReadManifest
         Err(error @ Error::Corruption { .. }) => drop(read.damage.get_or_insert(error)),
         end => end?,
     }
-    let catalog = &read.catalog;
-    if catalog.database_id != reader.header().log_id || catalog.database_id == [0; 16] {
-        let what = "the manifest does not begin with the database's identity";
-        read.damage.get_or_insert_with(|| Error::corruption(path, terrace_wal::HEADER_BYTES, what));
-    } else if !catalog.keyspaces.contains_key(&0) {
-        read.damage.get_or_insert_with(|| Error::corruption(path, 0, "the default keyspace is missing"));
+    if let Err(error) = check_whole(&read.catalog, reader.header().log_id, path) {
+        read.damage.get_or_insert(error);
     }
     Ok(Some(read))
 }

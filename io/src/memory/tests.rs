@@ -407,10 +407,12 @@ fn the_hook_sees_the_state_before_every_mutation() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let hook = {
         let (fs, seen) = (fs.clone(), Arc::clone(&seen));
-        move |index| seen.lock().push((index, listing(&fs.crash_clone(CrashPolicy::KeepAll))))
+        move |mutation: &Mutation<'_>| {
+            seen.lock().push((mutation.index, listing(&fs.crash_clone(CrashPolicy::KeepAll))))
+        }
     };
     assert_eq!(fs.mutations(), 0);
-    fs.set_hook(Some(Arc::new(hook)));
+    fs.set_hook(hook);
     let file = create(&fs, "a", b"one");
     file.set_len(2).unwrap();
     file.sync().unwrap();
@@ -420,7 +422,7 @@ fn the_hook_sees_the_state_before_every_mutation() {
     fs.remove_file(path("b")).unwrap_err();
     file.len().unwrap();
     fs.read_dir(path("")).unwrap();
-    fs.set_hook(None);
+    fs.remove_hook();
     create(&fs, "c", b"");
     let expected: Vec<Vec<(String, String)>> = vec![
         files(&[]),
@@ -447,7 +449,7 @@ fn the_hook_is_told_what_will_be_done() {
             seen.lock().push((index, operation, path.to_owned(), to.map(Path::to_owned)));
         }
     };
-    fs.set_mutation_hook(Arc::new(hook));
+    fs.set_hook(hook);
     fs.create_dir_all(path("x")).unwrap();
     let file = create(&fs, "x/a", b"one");
     file.set_len(2).unwrap();

@@ -1,8 +1,8 @@
 //! A workload driver after YCSB, the Yahoo! Cloud Serving Benchmark.
 //!
 //! What makes a figure comparable with others' is kept exactly: the core workloads A–F ([`workload`]), the request
-//! distributions ([`zipfian`], [`choose`]), hashed insert order, and latencies that count from the time an operation was
-//! meant to start when a target rate is set ([`driver`]). Keys are 16 bytes ([`record`]).
+//! distributions ([`zipfian`], [`choose`]), hashed insert order, and latencies that count from the time an operation
+//! was meant to start when a target rate is set ([`driver`]). Keys are 16 bytes ([`record`]).
 //!
 //! [`driver`] runs a phase of operations against any [`Store`]; [`session`] runs phases against a Terrace database
 //! and notes what the engine did meanwhile; [`report`] prints it.

@@ -363,7 +363,8 @@ impl Header {
             match self.durability {
                 "sync" => "sync: a write is acknowledged once it survives power loss",
                 _ =>
-                    "buffered: a write is acknowledged once the kernel has it; it survives the process, not the machine\n             (--durability sync for writes that survive power loss)",
+                    "buffered: a write is acknowledged once the kernel has it; it survives the process, not the \
+                     machine\n             (--durability sync for writes that survive power loss)",
             }
         )?;
         let threads = if self.threads == 1 { "1 thread" } else { &format!("{} threads", self.threads) };

@@ -138,7 +138,8 @@ fn a_scan_shows_newest_values_or_all_versions() {
     assert_eq!(scan(&[]), format!("a\\x00\\\\\t\\xff\nbanana\tyellow\nbig\t{big}\nkäse\tgelb\n"));
     assert_eq!(
         scan(&["--versions", "--to", "big"]),
-        "a\\x00\\\\\t9\tput\t\\xff\napple\t12\tdelete\t\napple\t5\tput\tred\nbanana\t7\tput\tyellow\nbanana\t3\tput\tgreen\n"
+        "a\\x00\\\\\t9\tput\t\\xff\napple\t12\tdelete\t\napple\t5\tput\tred\n\
+         banana\t7\tput\tyellow\nbanana\t3\tput\tgreen\n"
     );
     assert_eq!(scan(&["--prefix", "b", "--limit", "1"]), "banana\tyellow\n");
     assert_eq!(scan(&["--prefix", r"a\x00"]), "a\\x00\\\\\t\\xff\n");

@@ -174,15 +174,16 @@ fn crashes_at_every_moment_leave_a_prefix_with_all_that_was_synced() {
     for seed in 0..150 {
         let mut workload = Workload::new(seed);
         let (fs, known, counted) = (workload.fs.clone(), workload.known.clone(), seen.clone());
-        workload.fs.set_hook(Some(Arc::new(move |mutation| {
-            let what = format!("seed {seed}, before mutation {mutation}");
+        workload.fs.set_hook(move |mutation| {
+            let index = mutation.index;
+            let what = format!("seed {seed}, before mutation {index}");
             let known = known.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-            check_crashes(&fs, &known, mutation * 8, &mut counted.lock().unwrap(), &what);
-        })));
+            check_crashes(&fs, &known, index * 8, &mut counted.lock().unwrap(), &what);
+        });
         for _ in 0..40 {
             workload.step();
         }
-        workload.fs.set_hook(None);
+        workload.fs.remove_hook();
         let known = workload.known.lock().unwrap().clone();
         let recovered = known.check(&workload.fs, &format!("seed {seed}, at the end"));
         assert_eq!(recovered, known.appended.len());

@@ -86,15 +86,13 @@ fn a_half_made_segment_holds_no_records() {
             let copy = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
             let (inner, copies) = (fs.clone(), copy.clone());
             let first = fs.mutations();
-            fs.set_hook(Some(std::sync::Arc::new(move |index| {
-                copies
-                    .lock()
-                    .unwrap()
-                    .push(inner.crash_clone(CrashPolicy::Torn { seed: seed * 100 + index - first }));
-            })));
+            fs.set_hook(move |mutation| {
+                let seed = seed * 100 + mutation.index - first;
+                copies.lock().unwrap().push(inner.crash_clone(CrashPolicy::Torn { seed }));
+            });
             SegmentWriter::recycle(&fs, dir(), LOG_ID, 1, 2).unwrap();
             SegmentWriter::create(&fs, dir(), LOG_ID, 3, LEN, Fill::Zeros).unwrap();
-            fs.set_hook(None);
+            fs.remove_hook();
             std::mem::take(&mut *copy.lock().unwrap())
         };
         assert!(crashed.len() > 6);
