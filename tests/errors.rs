@@ -6,7 +6,6 @@
 //! permissions) runs in temporary directories and, where root is needed, in a mount namespace of its own.
 //! Files with flipped bits, cut or mixed up, are in `damage.rs`.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -15,274 +14,43 @@ use std::time::Duration;
 use terrace::{Compression, Db, Durability, Error, FileSystem, KeyspaceOptions, Options, WriteBatch};
 use terrace_io::{FaultFileSystem, FaultRule, MemoryFileSystem, OpenMode, Operation};
 use terrace_tests::child::{self, child, namespaced_child};
+use terrace_tests::exercise::{Outcome, damaged};
+use terrace_tests::model::{Change, DEFAULT, Model, Write};
+use terrace_tests::samples::{self, Files, Sample, dir, files, options, path};
 use terrace_tests::skipped;
 
-type Contents = BTreeMap<Vec<u8>, Vec<u8>>;
-
-/// The file system as a whole: names and bytes.
-type Files = BTreeMap<String, Vec<u8>>;
-
-fn small() -> Options {
-    Options::new()
-        .memtable_bytes(64 << 10)
-        .segment_bytes_max(64 << 10)
-        .level_base_bytes(96 << 10)
-        .level_multiplier(2)
-        .l0_trigger(4)
-        .compaction_threads(1)
-        .keyspace_defaults(KeyspaceOptions::new().table_bytes(64 << 10))
-}
-
-fn over(fs: &MemoryFileSystem) -> Options {
-    small().file_system(Arc::new(fs.clone()))
-}
-
-fn dir() -> &'static Path {
-    Path::new("/errors")
-}
-
-fn files(fs: &MemoryFileSystem) -> Files {
-    let names = fs.read_dir(dir()).unwrap().into_iter();
-    names.map(|name| (name.clone(), fs.file_bytes(&dir().join(name)).unwrap())).collect()
-}
-
-/// A database and what it holds.
-struct Fixture {
-    fs: MemoryFileSystem,
-    default: Contents,
-    packed: Contents,
-}
-
-fn value(number: u64) -> Vec<u8> {
-    // Half of it compresses.
-    let mut value = vec![b'v'; 50];
-    let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    for _ in 0..50 {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        value.push(state as u8);
-    }
-    value
-}
-
-fn build(live_log: bool) -> Fixture {
-    let fs = MemoryFileSystem::new();
-    let db = over(&fs).open(dir()).unwrap();
-    let snappy = KeyspaceOptions::new().compression(Compression::Snappy).table_bytes(64 << 10);
-    let packed = db.keyspace_with("packed", snappy).unwrap();
-    let (mut default_contents, mut packed_contents) = (Contents::new(), Contents::new());
-    for round in 0..4_u64 {
-        for index in 0..500_u64 {
-            let key = format!("key {:05}", (index * 7 + round * 131) % 2000).into_bytes();
-            let value = value(round * 1000 + index);
-            db.put_with(&key, &value, Durability::Buffered).unwrap();
-            default_contents.insert(key.clone(), value.clone());
-            if index % 4 == 0 {
-                packed.put_with(&key, &value, Durability::Buffered).unwrap();
-                packed_contents.insert(key.clone(), value);
-            }
-            if index % 9 == 0 {
-                db.delete_with(&key, Durability::Buffered).unwrap();
-                default_contents.remove(&key);
-            }
-        }
-        db.settle().unwrap();
-    }
-    // A value that spans pages.
-    let long = value(77).repeat(200);
-    db.put("long", &long).unwrap();
-    default_contents.insert(b"long".to_vec(), long);
-    for round in 0..2 {
-        // Tables that stay in level 0.
-        let (key, value) = (format!("key {round:05}"), value(round));
-        db.put(&key, &value).unwrap();
-        default_contents.insert(key.into_bytes(), value);
-        db.flush().unwrap();
-    }
-
-    if live_log {
-        for index in 0..40_u64 {
-            let key = format!("tail {index:03}").into_bytes();
-            let value = value(9000 + index);
-            db.put(&key, &value).unwrap();
-            default_contents.insert(key, value);
-        }
-    }
-    assert!(db.health().is_ok(), "{:?}", db.health());
-    let tables = db.metrics().levels.iter().filter(|level| level.tables > 0).count();
-    assert!(tables >= 2, "the fixture has {tables} levels");
-    // Obsolete files go in the background.
-    let live = db.metrics().levels.iter().map(|level| level.tables).sum::<usize>();
-    while fs.read_dir(dir()).unwrap().iter().filter(|name| name.ends_with(".sst")).count() > live {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let copy = fs.process_kill_clone();
-    if !live_log {
-        db.close().unwrap();
-        return Fixture { fs, default: default_contents, packed: packed_contents };
-    }
-    Fixture { fs: copy, default: default_contents, packed: packed_contents }
-}
-
 /// As a kill leaves it, with records in the log.
-fn live() -> &'static Fixture {
-    static FIXTURE: OnceLock<Fixture> = OnceLock::new();
-    FIXTURE.get_or_init(|| build(true))
+fn live() -> &'static Sample {
+    static SAMPLE: OnceLock<Sample> = OnceLock::new();
+    SAMPLE.get_or_init(|| samples::tables(1))
 }
 
 /// Closed: everything is in tables.
-fn closed() -> &'static Fixture {
-    static FIXTURE: OnceLock<Fixture> = OnceLock::new();
-    FIXTURE.get_or_init(|| build(false))
+fn closed() -> &'static Sample {
+    static SAMPLE: OnceLock<Sample> = OnceLock::new();
+    SAMPLE.get_or_init(|| samples::manifest(2, true))
 }
 
-impl Fixture {
-    fn copy(&self) -> MemoryFileSystem {
-        self.fs.process_kill_clone()
-    }
-
-    fn names(&self, suffix: &str) -> Vec<String> {
-        self.fs.read_dir(dir()).unwrap().into_iter().filter(|name| name.ends_with(suffix)).collect()
-    }
-
-    fn bytes(&self, name: &str) -> Vec<u8> {
-        self.fs.file_bytes(&dir().join(name)).unwrap()
-    }
-}
-
-/// What came of a damaged copy.
-#[derive(Debug, Default)]
-struct Outcome {
-    refused: Option<Error>,
-    /// Errors of reads, each once.
-    errors: Vec<Error>,
-    missing_tables: Vec<PathBuf>,
-}
-
-impl Outcome {
-    fn add(&mut self, error: Error) {
-        let text = error.to_string();
-        if self.errors.iter().all(|known| known.to_string() != text) {
-            self.errors.push(error);
-        }
-    }
-
-    fn is_whole(&self) -> bool {
-        self.refused.is_none() && self.errors.is_empty() && self.missing_tables.is_empty()
-    }
-
-    /// Every error, of the open or of reads.
-    fn all(&self) -> impl Iterator<Item = &Error> {
-        self.refused.iter().chain(&self.errors)
-    }
-}
-
-fn assert_names_place(error: &Error, case: &str) {
-    let is_damage =
-        error.is_corruption() || error.is_not_found() || matches!(error, Error::NotADatabase { .. });
-    assert!(is_damage, "{case}: {error:?}");
-    let path = error.path().unwrap_or_else(|| panic!("{case}: the error names no file: {error}"));
-    assert!(path.starts_with(dir()), "{case}: {error}");
-    assert!(error.to_string().contains(&*path.to_string_lossy()), "{case}: {error}");
-}
-
-/// Opens a damaged copy and reads everything: all that is read is right, all that is not is an error.
-fn examine(fixture: &Fixture, fs: &MemoryFileSystem, case: &str) -> Outcome {
-    let before = files(fs);
-    let db = match over(fs).open(dir()) {
-        Ok(db) => db,
-        Err(error) => {
-            assert_names_place(&error, case);
-            let after = files(fs);
-            let names = |files: &Files| files.keys().cloned().collect::<Vec<_>>();
-            assert_eq!(names(&before), names(&after), "{case}: a refused open added or removed files");
-            for (name, bytes) in &before {
-                assert!(after[name] == *bytes, "{case}: a refused open changed {name}");
-            }
-            return Outcome { refused: Some(error), ..Outcome::default() };
-        }
-    };
-    let mut outcome = Outcome { missing_tables: db.health().missing_tables, ..Outcome::default() };
-    let names = db.keyspace_names().unwrap();
-    assert_eq!(names, ["default", "packed"], "{case}");
-    for (name, contents) in [("default", &fixture.default), ("packed", &fixture.packed)] {
-        let keyspace = db.keyspace(name).unwrap();
-        for (key, value) in contents {
-            match keyspace.get(key) {
-                Ok(Some(found)) => {
-                    assert!(*found == value[..], "{case}: {name}: a wrong value of {}", key.escape_ascii())
-                }
-                Ok(None) => {
-                    panic!("{case}: {name}: {} is silently missing", key.escape_ascii());
-                }
-                Err(error) => outcome.add(error),
-            }
-        }
-        assert_eq!(keyspace.get("no such key").ok().flatten().as_deref(), None, "{case}");
-        // Scans give the right entries up to an error, from both ends.
-        for backward in [false, true] {
-            let mut wanted = contents.iter();
-            let mut iter = keyspace.iter().unwrap();
-            loop {
-                let entry = if backward { iter.next_back() } else { iter.next() };
-                match entry {
-                    None => {
-                        assert!(
-                            wanted.next().is_none(),
-                            "{case}: {name}: a scan ends too early without an error"
-                        );
-                        break;
-                    }
-                    Some(Ok((key, value))) => {
-                        let next = if backward { wanted.next_back() } else { wanted.next() };
-                        let (wanted_key, wanted_value) = next.expect("no entry more than there are");
-                        assert!(
-                            *key == wanted_key[..] && *value == wanted_value[..],
-                            "{case}: {name}: a scan"
-                        );
-                    }
-                    Some(Err(error)) => {
-                        let again = if backward { iter.next_back() } else { iter.next() };
-                        assert!(
-                            again.is_some_and(|again| again.is_err()),
-                            "{case}: an iterator forgot its error"
-                        );
-                        outcome.add(error);
-                        break;
-                    }
-                }
-            }
-        }
-    }
-    for error in &outcome.errors {
-        assert_names_place(error, case);
-    }
-    drop(db);
-    outcome
+/// Reads everything of a damaged copy of a sample: all that is read is right, all that is not is an error.
+fn examine(sample: &Sample, fs: &MemoryFileSystem) -> Outcome {
+    damaged(fs, &[sample.newest()])
 }
 
 /// Damages a file in a copy and examines it.
-fn damage(fixture: &Fixture, name: &str, case: &str, change: impl FnOnce(&mut Vec<u8>)) -> Outcome {
-    let fs = fixture.copy();
-    let path = dir().join(name);
-    let mut bytes = fs.file_bytes(&path).unwrap();
+fn damage(sample: &Sample, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> Outcome {
+    let fs = sample.copy();
+    let mut bytes = sample.bytes(name);
     change(&mut bytes);
-    fs.replace_bytes(&path, bytes).unwrap();
-    examine(fixture, &fs, &format!("{name}: {case}"))
-}
-
-/// Whether some error is about the file.
-fn blames(outcome: &Outcome, name: &str) -> bool {
-    outcome.all().any(|error| error.path() == Some(&*dir().join(name)))
+    fs.replace_bytes(&path(name), bytes).unwrap();
+    examine(sample, &fs)
 }
 
 #[test]
 fn the_undamaged_fixtures_are_whole() {
-    for (fixture, case) in [(live(), "live"), (closed(), "closed")] {
-        let outcome = examine(fixture, &fixture.copy(), case);
-        assert!(outcome.is_whole(), "{case}: {outcome:?}");
-        assert!(fixture.names(".sst").len() >= 4, "{case}");
+    for sample in [live(), closed()] {
+        let outcome = examine(sample, &sample.copy());
+        assert!(outcome.is_whole(), "{outcome:?}");
+        assert!(sample.names(".sst").len() >= 3);
     }
     assert_eq!(closed().names(".log").len(), 0, "a closed database has no log");
     assert!(!live().names(".log").is_empty());
@@ -290,40 +58,37 @@ fn the_undamaged_fixtures_are_whole() {
 
 #[test]
 fn a_missing_table_fails_only_its_keys() {
-    let fixture = live();
-    for name in fixture.names(".sst") {
-        let fs = fixture.copy();
-        fs.remove_file(&dir().join(&name)).unwrap();
-        let outcome = examine(fixture, &fs, &name);
+    let sample = live();
+    for name in sample.names(".sst") {
+        let fs = sample.copy();
+        fs.remove_file(&path(&name)).unwrap();
+        let outcome = examine(sample, &fs);
         assert!(outcome.refused.is_none(), "a missing table does not keep the others away: {outcome:?}");
-        assert_eq!(outcome.missing_tables, [dir().join(&name)], "health shows it");
-        assert!(blames(&outcome, &name), "{name}: {outcome:?}");
-        let path = dir().join(&name);
-        assert!(
-            outcome.errors.iter().all(|error| error.path() == Some(&*path)),
-            "others can be read: {outcome:?}"
-        );
+        assert_eq!(outcome.missing_tables, [path(&name)], "health shows it");
+        assert!(outcome.blames(&name), "{name}: {outcome:?}");
+        let others = outcome.errors.iter().filter(|error| error.path() != Some(&*path(&name)));
+        assert_eq!(others.count(), 0, "the others can be read: {outcome:?}");
     }
 }
 
 #[test]
 fn damaged_tables_are_errors_of_their_keys() {
-    let fixture = live();
-    let names = fixture.names(".sst");
+    let sample = live();
+    let names = sample.names(".sst");
     for (index, name) in names.iter().enumerate() {
-        for (what, len) in [("empty", 0), ("one byte", 1), ("half", fixture.bytes(name).len() / 2)] {
-            let outcome = damage(fixture, name, what, |bytes| bytes.truncate(len));
-            assert!(outcome.refused.is_none() && blames(&outcome, name), "{name}: {what}: {outcome:?}");
+        for (what, len) in [("empty", 0), ("one byte", 1), ("half", sample.bytes(name).len() / 2)] {
+            let outcome = damage(sample, name, |bytes| bytes.truncate(len));
+            assert!(outcome.refused.is_none() && outcome.blames(name), "{name}: {what}: {outcome:?}");
         }
-        let outcome = damage(fixture, name, "not a table", |bytes| bytes.fill(b'x'));
-        assert!(outcome.refused.is_none() && blames(&outcome, name), "{name}: {outcome:?}");
-        let other = fixture.bytes(&names[(index + 1) % names.len()]);
-        let outcome = damage(fixture, name, "another table", |bytes| *bytes = other);
-        assert!(outcome.refused.is_none() && blames(&outcome, name), "{name}: {outcome:?}");
-        let outcome = damage(fixture, name, "longer", |bytes| bytes.extend_from_slice(&[0; 4096]));
-        assert!(outcome.refused.is_none() && blames(&outcome, name), "{name}: {outcome:?}");
+        let outcome = damage(sample, name, |bytes| bytes.fill(b'x'));
+        assert!(outcome.refused.is_none() && outcome.blames(name), "{name}: {outcome:?}");
+        let other = sample.bytes(&names[(index + 1) % names.len()]);
+        let outcome = damage(sample, name, |bytes| *bytes = other);
+        assert!(outcome.refused.is_none() && outcome.blames(name), "{name}: {outcome:?}");
+        let outcome = damage(sample, name, |bytes| bytes.extend_from_slice(&[0; 4096]));
+        assert!(outcome.refused.is_none() && outcome.blames(name), "{name}: {outcome:?}");
         for (version, what) in [(2_u32, "newer version"), (u32::MAX, "unknown version")] {
-            let outcome = damage(fixture, name, what, |bytes| {
+            let outcome = damage(sample, name, |bytes| {
                 let footer = bytes.len() - 64;
                 bytes[footer + 48..footer + 52].copy_from_slice(&version.to_le_bytes());
                 let crc = crc32fast::hash(&bytes[footer..footer + 52]);
@@ -340,18 +105,18 @@ fn damaged_tables_are_errors_of_their_keys() {
 
 #[test]
 fn a_table_of_another_database_is_an_error() {
-    let (fixture, stranger) = (live(), closed());
-    let name = &fixture.names(".sst")[0];
+    let (sample, stranger) = (live(), closed());
+    let name = &sample.names(".sst")[0];
     let theirs = stranger.bytes(&stranger.names(".sst")[0]);
-    let outcome = damage(fixture, name, "a table of another database", |bytes| *bytes = theirs);
-    assert!(blames(&outcome, name), "{outcome:?}");
+    let outcome = damage(sample, name, |bytes| *bytes = theirs);
+    assert!(outcome.blames(name), "{outcome:?}");
 }
 
 #[test]
 fn damaged_blocks_are_named_by_their_offset() {
-    let fixture = live();
-    let name = &fixture.names(".sst")[0];
-    let outcome = damage(fixture, name, "second block", |bytes| bytes[100] ^= 1);
+    let sample = live();
+    let name = &sample.names(".sst")[0];
+    let outcome = damage(sample, name, |bytes| bytes[100] ^= 1);
     let at_start = |error: &Error| match error {
         Error::Corruption { offset, what, .. } => *offset == 0 && what.contains("checksum"),
         _ => false,
@@ -361,22 +126,22 @@ fn damaged_blocks_are_named_by_their_offset() {
 
 #[test]
 fn a_missing_swapped_foreign_or_newer_log_segment_is_an_error() {
-    let fixture = live();
-    for name in fixture.names(".log") {
-        let fs = fixture.copy();
-        fs.remove_file(&dir().join(&name)).unwrap();
-        let outcome = examine(fixture, &fs, &format!("{name} missing"));
-        assert!(outcome.refused.is_some() && blames(&outcome, &name), "{outcome:?}");
+    let sample = live();
+    for name in sample.names(".log") {
+        let fs = sample.copy();
+        fs.remove_file(&path(&name)).unwrap();
+        let outcome = examine(sample, &fs);
+        assert!(outcome.refused.is_some() && outcome.blames(&name), "{outcome:?}");
 
-        let stranger = build(true);
+        let stranger = samples::tables(3);
         let theirs = stranger.bytes(&stranger.names(".log")[0]);
-        let outcome = damage(fixture, &name, "of another database", |bytes| *bytes = theirs);
-        assert!(outcome.refused.is_some() && blames(&outcome, &name), "{outcome:?}");
+        let outcome = damage(sample, &name, |bytes| *bytes = theirs);
+        assert!(outcome.refused.is_some() && outcome.blames(&name), "{outcome:?}");
 
-        let outcome = damage(fixture, &name, "overwritten", |bytes| bytes.fill(0));
-        assert!(outcome.refused.is_some() && blames(&outcome, &name), "{outcome:?}");
+        let outcome = damage(sample, &name, |bytes| bytes.fill(0));
+        assert!(outcome.refused.is_some() && outcome.blames(&name), "{outcome:?}");
 
-        let outcome = damage(fixture, &name, "newer version", |bytes| set_log_version(bytes, 2));
+        let outcome = damage(sample, &name, |bytes| set_log_version(bytes, 2));
         let refused = outcome.refused.unwrap();
         assert!(matches!(&refused, Error::UnsupportedFormat { found: 2, supported: 1, .. }), "{refused}");
     }
@@ -386,31 +151,30 @@ fn a_missing_swapped_foreign_or_newer_log_segment_is_an_error() {
 fn swapped_log_segments_are_an_error() {
     // Writes until there are several segments that hold records.
     let fs = MemoryFileSystem::new();
-    let db = over(&fs).memtable_bytes(64 << 20).open(dir()).unwrap();
-    let mut contents = Contents::new();
-    for index in 0..1500_u64 {
-        let (key, value) = (format!("{index:05}").into_bytes(), value(index));
+    let db = options(&fs).memtable_bytes(64 << 20).open(dir()).unwrap();
+    let mut random = samples::random(1);
+    let mut model = Model::default();
+    for index in 0..1500 {
+        let (key, value) = (format!("{index:05}"), samples::value(&mut random, 100));
         db.put(&key, &value).unwrap();
-        contents.insert(key, value);
+        let (key, value) = (key.as_bytes().into(), Some(value.into()));
+        model.apply(&Change::Batch(vec![Write { keyspace: DEFAULT.to_owned(), key, value }]));
     }
-    db.keyspace("packed").unwrap();
-    let copy = fs.process_kill_clone();
-    let fixture = Fixture { fs: copy, default: contents, packed: Contents::new() };
-    assert!(examine(&fixture, &fixture.copy(), "undamaged").is_whole());
-    let mut names = fixture.names(".log");
-    names.sort();
+    let sample = Sample { fs: fs.process_kill_clone(), history: vec![model] };
+    assert!(examine(&sample, &sample.copy()).is_whole());
+    let names = sample.names(".log");
     assert!(names.len() >= 3, "{names:?}");
-    let copy = fixture.copy();
-    let (a, b) = (fixture.bytes(&names[0]), fixture.bytes(&names[1]));
-    copy.replace_bytes(&dir().join(&names[0]), b).unwrap();
-    copy.replace_bytes(&dir().join(&names[1]), a).unwrap();
-    let outcome = examine(&fixture, &copy, "swapped");
-    assert!(outcome.refused.is_some() && blames(&outcome, &names[0]), "{outcome:?}");
+    let copy = sample.copy();
+    let (a, b) = (sample.bytes(&names[0]), sample.bytes(&names[1]));
+    copy.replace_bytes(&path(&names[0]), b).unwrap();
+    copy.replace_bytes(&path(&names[1]), a).unwrap();
+    let outcome = examine(&sample, &copy);
+    assert!(outcome.refused.is_some() && outcome.blames(&names[0]), "{outcome:?}");
 
     // Damage in the middle of a log that is longer than a memtable: refused before anything is changed.
     let second = &names[1];
     for place in [64, 100, 2000, 30_000] {
-        let outcome = damage(&fixture, second, &format!("flip at {place}"), |bytes| bytes[place] ^= 4);
+        let outcome = damage(&sample, second, |bytes| bytes[place] ^= 4);
         assert!(outcome.refused.is_some(), "{outcome:?}");
     }
 }
@@ -423,26 +187,26 @@ fn set_log_version(bytes: &mut [u8], version: u32) {
 
 #[test]
 fn a_damaged_manifest_is_an_error() {
-    for (fixture, state) in [(live(), "live"), (closed(), "closed")] {
+    for (sample, state) in [(live(), "live"), (closed(), "closed")] {
         let refused = |outcome: Outcome, what: &str| {
             let error = outcome.refused.unwrap_or_else(|| panic!("{state}: {what}: the open succeeded"));
-            assert_eq!(error.path(), Some(&*dir().join("MANIFEST")), "{state}: {what}: {error}");
+            assert_eq!(error.path(), Some(&*path("MANIFEST")), "{state}: {what}: {error}");
             error
         };
-        let fs = fixture.copy();
-        fs.remove_file(&dir().join("MANIFEST")).unwrap();
-        refused(examine(fixture, &fs, "manifest missing"), "missing");
+        let fs = sample.copy();
+        fs.remove_file(&path("MANIFEST")).unwrap();
+        refused(examine(sample, &fs), "missing");
 
         for len in [0, 1, 63, 64, 65] {
-            let outcome = damage(fixture, "MANIFEST", &format!("cut to {len}"), |bytes| bytes.truncate(len));
+            let outcome = damage(sample, "MANIFEST", |bytes| bytes.truncate(len));
             refused(outcome, "cut");
         }
-        refused(damage(fixture, "MANIFEST", "zeros", |bytes| bytes.fill(0)), "zeros");
-        let theirs = build(true).bytes("MANIFEST");
-        let outcome = damage(fixture, "MANIFEST", "of another database", |bytes| *bytes = theirs);
+        refused(damage(sample, "MANIFEST", |bytes| bytes.fill(0)), "zeros");
+        let theirs = samples::tables(3).bytes("MANIFEST");
+        let outcome = damage(sample, "MANIFEST", |bytes| *bytes = theirs);
         assert!(!outcome.is_whole(), "{state}: the manifest of another database");
 
-        let outcome = damage(fixture, "MANIFEST", "newer version", |bytes| set_log_version(bytes, 9));
+        let outcome = damage(sample, "MANIFEST", |bytes| set_log_version(bytes, 9));
         let error = refused(outcome, "newer version");
         assert!(matches!(error, Error::UnsupportedFormat { found: 9, supported: 1, .. }), "{error}");
     }
@@ -450,9 +214,9 @@ fn a_damaged_manifest_is_an_error() {
 
 #[test]
 fn an_unknown_field_of_the_manifest_is_an_unsupported_format() {
-    let fixture = closed();
-    let fs = fixture.copy();
-    let path = dir().join("MANIFEST");
+    let sample = closed();
+    let fs = sample.copy();
+    let path = path("MANIFEST");
     let (id, generation, end) = {
         let mut reader = terrace_wal::SegmentReader::open(&fs, &path).unwrap();
         while reader.next().unwrap().is_some() {}
@@ -461,7 +225,7 @@ fn an_unknown_field_of_the_manifest_is_an_unsupported_format() {
     let mut log = terrace_wal::GrowingLog::open_for_append(&fs, &path, id, generation, end).unwrap();
     log.append(terrace_wal::RecordKind::VersionEdit, &[99, 1, 0]).unwrap();
     log.sync().unwrap();
-    let outcome = examine(fixture, &fs, "an unknown field");
+    let outcome = examine(sample, &fs);
     let refused = outcome.refused.unwrap();
     assert!(matches!(refused, Error::UnsupportedFormat { found: 99, .. }), "{refused}");
 }
@@ -484,17 +248,19 @@ fn a_locked_directory_is_refused() {
     }
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("db");
-    let db = small().open(&path).unwrap();
+    let db = Options::new().open(&path).unwrap();
     db.put("key", "value").unwrap();
     let before = real_files(&path);
-    let Err(Error::Locked { path: locked, holder }) = small().open(&path) else { panic!("opened twice") };
+    let Err(Error::Locked { path: locked, holder }) = Options::new().open(&path) else {
+        panic!("opened twice")
+    };
     assert_eq!(locked, path);
     assert!(holder.contains(&std::process::id().to_string()), "{holder}");
     assert_eq!(child(TEST, &path, "open", &[]), format!("Locked {}", path.display()));
     assert_eq!(real_files(&path), before, "a refused open changes nothing");
     db.close().unwrap();
     assert_eq!(child(TEST, &path, "open", &[]), "opened");
-    let db = small().open(&path).unwrap();
+    let db = Options::new().open(&path).unwrap();
     assert_eq!(db.get("key").unwrap().as_deref(), Some(&b"value"[..]));
 }
 
@@ -504,17 +270,17 @@ fn what_is_not_a_database_is_refused_and_left_alone() {
     let path = home.path().join("photos");
     fs::create_dir(&path).unwrap();
     fs::write(path.join("cat.jpeg"), "purr").unwrap();
-    let error = small().open(&path).unwrap_err();
+    let error = Options::new().open(&path).unwrap_err();
     assert!(matches!(&error, Error::NotADatabase { path: named, .. } if *named == path), "{error}");
     assert!(error.to_string().contains("cat.jpeg"), "{error}");
     assert_eq!(real_files(&path).into_keys().collect::<Vec<_>>(), ["cat.jpeg"]);
 
     // A file in place of a directory.
     let file = path.join("cat.jpeg");
-    let error = small().open(&file).unwrap_err();
+    let error = Options::new().open(&file).unwrap_err();
     assert_eq!(error.path(), Some(&*file), "{error}");
     let below = file.join("db");
-    let error = small().open(&below).unwrap_err();
+    let error = Options::new().open(&below).unwrap_err();
     assert!(error.path().is_some_and(|path| path.starts_with(&file)), "{error}");
 
     // Missing or empty, when none may be created.
@@ -523,7 +289,7 @@ fn what_is_not_a_database_is_refused_and_left_alone() {
         if make {
             fs::create_dir(&path).unwrap();
         }
-        let error = small().create_if_missing(false).open(&path).unwrap_err();
+        let error = Options::new().create_if_missing(false).open(&path).unwrap_err();
         assert!(matches!(&error, Error::NotADatabase { path: named, .. } if *named == path), "{error}");
         assert!(!make && !path.exists() || make && real_files(&path).is_empty(), "{name}");
     }
@@ -533,7 +299,7 @@ fn what_is_not_a_database_is_refused_and_left_alone() {
 fn directories_in_place_of_files_are_refused() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("db");
-    let db = small().open(&path).unwrap();
+    let db = Options::new().open(&path).unwrap();
     db.put("key", "value").unwrap();
     db.close().unwrap();
     let mut paths = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
@@ -541,13 +307,13 @@ fn directories_in_place_of_files_are_refused() {
     let bytes = fs::read(&table).unwrap();
     fs::remove_file(&table).unwrap();
     fs::create_dir(&table).unwrap();
-    let db = small().open(&path).unwrap();
+    let db = Options::new().open(&path).unwrap();
     let error = db.get("key").unwrap_err();
     assert_eq!(error.path(), Some(&*table), "{error}");
     drop(db);
     fs::remove_dir(&table).unwrap();
     fs::write(&table, bytes).unwrap();
-    let db = small().open(&path).unwrap();
+    let db = Options::new().open(&path).unwrap();
     assert_eq!(db.get("key").unwrap().as_deref(), Some(&b"value"[..]));
 }
 
@@ -560,7 +326,7 @@ fn a_file_system_that_denies_everything_says_so() {
         let fs = FaultFileSystem::new(Arc::new(memory.clone()));
         fs.add(FaultRule::on(operation).error(std::io::ErrorKind::PermissionDenied));
         let path = Path::new("/denied");
-        let error = small().file_system(Arc::new(fs)).open(path).unwrap_err();
+        let error = Options::new().file_system(Arc::new(fs)).open(path).unwrap_err();
         assert!(
             matches!(&error, Error::Io { .. }) && error.to_string().contains("/denied"),
             "{operation}: {error}"
@@ -573,7 +339,7 @@ fn a_file_system_that_denies_everything_says_so() {
         let before = files(&memory);
         let fs = FaultFileSystem::new(Arc::new(memory.clone()));
         fs.add(FaultRule::on(operation).path(part).error(std::io::ErrorKind::PermissionDenied));
-        let error = small().file_system(Arc::new(fs)).open(dir()).unwrap_err();
+        let error = Options::new().file_system(Arc::new(fs)).open(dir()).unwrap_err();
         assert!(error.to_string().contains(part), "{error}");
         assert_eq!(error.path().map(|path| path.starts_with(dir())), Some(true), "{error}");
         assert!(files(&memory) == before, "{part}: the refused open changed something");
@@ -582,7 +348,7 @@ fn a_file_system_that_denies_everything_says_so() {
 
 /// Whether this is a process that [`child`] has started: then it has opened the database.
 fn is_child() -> bool {
-    child::is_child(|_, path| match small().open(path) {
+    child::is_child(|_, path| match Options::new().open(path) {
         Ok(_) => "opened".to_owned(),
         Err(Error::Locked { path, .. }) => format!("Locked {}", path.display()),
         Err(error) => format!("refused: {error}"),
@@ -597,7 +363,7 @@ fn a_read_only_file_system_is_refused() {
     }
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("db");
-    let db = small().open(&path).unwrap();
+    let db = Options::new().open(&path).unwrap();
     db.put("key", "value").unwrap();
     db.close().unwrap();
     let before = real_files(&path);
@@ -623,7 +389,7 @@ fn a_directory_without_permission_is_refused() {
     }
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("db");
-    small().open(&path).unwrap().close().unwrap();
+    Options::new().open(&path).unwrap().close().unwrap();
     let before = real_files(&path);
     let set = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     // Root ignores modes, so as root the child is nobody, if that can be arranged.
@@ -663,7 +429,7 @@ fn invalid<T: std::fmt::Debug>(outcome: terrace::Result<T>) -> String {
 }
 
 fn memory_db(path: &str) -> Db {
-    small().file_system(Arc::new(MemoryFileSystem::new())).max_value_bytes(1000).open(path).unwrap()
+    Options::new().file_system(Arc::new(MemoryFileSystem::new())).max_value_bytes(1000).open(path).unwrap()
 }
 
 #[test]
@@ -801,18 +567,18 @@ fn a_batch_for_another_database_is_refused() {
     invalid(one.snapshot().unwrap().get(&two, "key"));
     // The same directory opened again is another database to a batch from before.
     let fs = MemoryFileSystem::new();
-    let db = over(&fs).open("/again").unwrap();
+    let db = options(&fs).open("/again").unwrap();
     let mut stale = WriteBatch::new();
     stale.put(&db, "key", "value");
     db.close().unwrap();
-    let db = over(&fs).open("/again").unwrap();
+    let db = options(&fs).open("/again").unwrap();
     invalid(db.write(stale));
 }
 
 #[test]
 fn persisted_options_are_checked() {
     let fs = MemoryFileSystem::new();
-    let with_limit = |bytes: u64| over(&fs).max_value_bytes(bytes);
+    let with_limit = |bytes: u64| options(&fs).max_value_bytes(bytes);
     let db = with_limit(5000).open("/options").unwrap();
     let snappy = KeyspaceOptions::new().compression(Compression::Snappy);
     db.keyspace_with("packed", snappy.clone()).unwrap();
@@ -837,7 +603,7 @@ fn persisted_options_are_checked() {
         assert!(fs.file_bytes(&Path::new("/options").join(&name)).unwrap() == bytes, "{name} was changed");
     }
     // No limit means the one that it has, and a larger one can be asked for.
-    let db = over(&fs).open("/options").unwrap();
+    let db = options(&fs).open("/options").unwrap();
     invalid(db.put("key", vec![0; 5001]));
     db.put("key", vec![0; 5000]).unwrap();
     db.close().unwrap();
@@ -847,7 +613,7 @@ fn persisted_options_are_checked() {
     db.close().unwrap();
     // And is its limit from then on.
     invalid(with_limit(5999).open("/options"));
-    let db = over(&fs).open("/options").unwrap();
+    let db = options(&fs).open("/options").unwrap();
     db.put("key", vec![0; 6000]).unwrap();
     invalid(db.put("key", vec![0; 6001]));
 }
@@ -890,15 +656,15 @@ fn a_stray_table_with_a_huge_number_is_in_nobodys_way() {
     let memory = MemoryFileSystem::new();
     for number in [1 << 59, (1 << 59) + 1, 1 << 60, (1_u64 << 60) + 1, u64::MAX] {
         let dir = PathBuf::from(format!("/stray-{number}"));
-        over(&memory).open(&dir).unwrap().close().unwrap();
+        options(&memory).open(&dir).unwrap().close().unwrap();
         let stray = dir.join(terrace_sstable::table_file_name(number));
         memory.open(&stray, OpenMode::CreateNew).unwrap().sync().unwrap();
         for round in 0..3_u32 {
-            let db = over(&memory).open(&dir).unwrap_or_else(|error| panic!("{number}: {error}"));
+            let db = options(&memory).open(&dir).unwrap_or_else(|error| panic!("{number}: {error}"));
             db.put(round.to_be_bytes(), "value").unwrap();
             db.close().unwrap();
         }
-        let db = over(&memory).open(&dir).unwrap();
+        let db = options(&memory).open(&dir).unwrap();
         assert_eq!(db.iter().unwrap().count(), 3, "{number}");
     }
 }

@@ -201,11 +201,15 @@ fn a_failed_compaction_is_tried_again() {
         let bench = Bench::new();
         let db = bench.open();
         let mut last = 0;
-        for round in 0..3 {
+        for round in 0..4 {
             for index in 0..300 {
                 db.put_with(format!("{index:04}"), format!("{round}"), Durability::Buffered).unwrap();
             }
             if round == 2 {
+                // From here on it takes two flushes until there is a compaction.
+                db.settle().unwrap();
+            }
+            if round == 3 {
                 // The flush's own table gets through, the compaction's does not.
                 bench.faults.add(FaultRule::on(Operation::Sync).path(".sst").skip(1).once());
             }

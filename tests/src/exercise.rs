@@ -2,7 +2,7 @@
 //! it may be an error, but only one that says where, and it must come in a number of steps that the length of the file
 //! bounds. A panic in a thread of the database counts as one here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
 
@@ -362,6 +362,8 @@ pub struct Outcome {
     pub refused: Option<Error>,
     /// Errors of reads.
     pub errors: Vec<Error>,
+    /// The tables whose files are missing, as its health says.
+    pub missing_tables: Vec<PathBuf>,
     /// Which of the states that it may be in it is in, as far as it could be read. They are numbered as they were
     /// given.
     pub state: usize,
@@ -370,7 +372,7 @@ pub struct Outcome {
 impl Outcome {
     /// Whether nothing was noticed.
     pub fn is_whole(&self) -> bool {
-        self.refused.is_none() && self.errors.is_empty()
+        self.refused.is_none() && self.errors.is_empty() && self.missing_tables.is_empty()
     }
 
     /// Every error, of the open or of reads.
@@ -410,6 +412,7 @@ pub fn damaged(fs: &MemoryFileSystem, states: &[&Model]) -> Outcome {
             return Outcome { refused: Some(error), ..Outcome::default() };
         }
     };
+    let missing_tables = db.health().missing_tables;
     let mut whys = Vec::new();
     for (state, model) in states.iter().enumerate() {
         match compare(&db, model) {
@@ -417,7 +420,7 @@ pub fn damaged(fs: &MemoryFileSystem, states: &[&Model]) -> Outcome {
                 errors.iter().for_each(assert_says_where);
                 drop(db);
                 assert_no_background_panic();
-                return Outcome { errors, state, ..Outcome::default() };
+                return Outcome { errors, missing_tables, state, ..Outcome::default() };
             }
             Err(why) => whys.push(why),
         }
