@@ -11,7 +11,8 @@ use terrace::{
     Compression, Cursor, Db, Durability, Error, Health, Iter, Keyspace, KeyspaceOptions, Metrics, Options,
     PointReads, Slice, Snapshot, WriteBatch,
 };
-use terrace_io::{CrashPolicy, MemoryFileSystem};
+use terrace_io::{CrashPolicy, FileSystem as _, MemoryFileSystem};
+use terrace_tests::eventually;
 
 fn small(fs: &MemoryFileSystem) -> Options {
     Options::new()
@@ -481,6 +482,38 @@ fn a_settled_database_is_small_and_its_sizes_are_known() {
     let started = Options::new().open(&path).unwrap();
     assert_eq!(started.metrics().user_bytes_written, 0, "totals are since the open");
     assert_eq!(started.iter().unwrap().count() as u64, RECORDS);
+}
+
+/// The log keeps what no table has yet: of a keyspace that is hardly ever written that would be for ever.
+#[test]
+fn a_keyspace_that_is_hardly_written_does_not_keep_the_log() {
+    const LOG_BYTES_MAX: u64 = 256 << 10;
+    let fs = MemoryFileSystem::new();
+    let db = small(&fs).log_bytes_max(LOG_BYTES_MAX).open("/rare").unwrap();
+    let rare = db.keyspace("rare").unwrap();
+    rare.put("key", "value").unwrap();
+    for index in 0..4000 {
+        db.put(format!("{index:04}"), [b'x'; 1000]).unwrap();
+    }
+    eventually("the log is short", || db.metrics().log_bytes <= LOG_BYTES_MAX + (64 << 10));
+    assert_eq!(rare.get("key").unwrap().as_deref(), Some(&b"value"[..]));
+    let killed = small(&fs.process_kill_clone()).open("/rare").unwrap();
+    assert_eq!(killed.keyspace("rare").unwrap().get("key").unwrap().as_deref(), Some(&b"value"[..]));
+}
+
+/// Segments are made before a writer needs them, but not for a database that hardly writes.
+#[test]
+fn log_segments_are_made_ahead_of_need() {
+    let fs = MemoryFileSystem::new();
+    let db = small(&fs).memtable_bytes(1 << 20).open("/ahead").unwrap();
+    let segments = || fs.read_dir(db.path()).unwrap().iter().filter(|name| name.ends_with(".log")).count();
+    db.put("few", [b'x'; 1000]).unwrap();
+    assert_eq!(segments(), 1);
+    for _ in 0..20 {
+        db.put("more", [b'x'; 1000]).unwrap();
+    }
+    eventually("there is the next segment", || segments() == 2);
+    assert!(db.metrics().log_bytes_written < 32 << 10, "half of the first one is free");
 }
 
 #[test]

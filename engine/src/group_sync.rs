@@ -152,3 +152,43 @@ impl<F: Clone> GroupSync<F> {
         state
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(segment: u32, offset: u32) -> Position {
+        Position { segment, offset }
+    }
+
+    #[test]
+    fn a_log_at_rest_owes_no_sync() {
+        let sync = GroupSync::new();
+        let (poison, synced) = (Poison::default(), std::cell::RefCell::new(Vec::new()));
+        let through = |position| {
+            sync.sync_through(position, &poison, |file| {
+                synced.borrow_mut().push(*file);
+                Ok(())
+            })
+            .unwrap();
+            synced.take()
+        };
+        assert!(sync.is_at_rest() && through(at(0, 0)).is_empty());
+        sync.begin_file("first");
+        sync.set_written(at(1, 500));
+        sync.begin_file("second");
+        sync.set_written(at(2, 300));
+        assert!(!sync.is_at_rest());
+        // All that is written, whatever was asked for; the last file is appended to, and stays.
+        assert_eq!(through(at(1, 200)), ["first", "second"]);
+        assert_eq!((sync.synced(), sync.syncs.load(Relaxed)), (at(2, 300), 2));
+        assert!(through(at(2, 300)).is_empty());
+        sync.set_written(at(2, 600));
+        assert_eq!(through(at(2, 301)), ["second"]);
+        sync.set_written(at(2, 900));
+        sync.leave_files();
+        assert!(sync.is_at_rest());
+        assert_eq!((sync.written(), sync.synced()), (at(2, 900), at(2, 900)));
+        assert!(through(at(2, 900)).is_empty());
+    }
+}

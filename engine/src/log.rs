@@ -335,3 +335,198 @@ impl Appender {
         log.sync.leave_files();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::path::Path;
+
+    use terrace_io::{CrashPolicy, FaultFileSystem, FaultKind, FaultRule, MemoryFileSystem, Operation};
+
+    use super::*;
+    use crate::KeyspaceOptions;
+    use crate::catalog::Catalog;
+
+    const MIB: u64 = 1 << 20;
+
+    /// A log in memory, and both its sides.
+    struct Stage {
+        memory: MemoryFileSystem,
+        faults: FaultFileSystem,
+        manifest: Arc<Mutex<Manifest>>,
+        log: Log,
+        appender: Appender,
+    }
+
+    impl Stage {
+        fn new(segment_bytes_max: u64) -> Stage {
+            let memory = MemoryFileSystem::new();
+            let faults = FaultFileSystem::new(Arc::new(memory.clone()));
+            let (fs, dir) = (Arc::new(faults.clone()), Path::new("/db"));
+            fs.create_dir_all(dir).unwrap();
+            let poison = Arc::new(Poison::default());
+            let catalog = Catalog::new([7; 16], 1, 1, KeyspaceOptions::new());
+            let manifest = Manifest::create(fs.clone(), dir, catalog, 1, poison.clone()).unwrap();
+            let manifest = Arc::new(Mutex::new(manifest));
+            let log = Log::new(fs, dir.to_owned(), segment_bytes_max, manifest.clone(), poison);
+            Stage { memory, faults, manifest, log, appender: Appender::default() }
+        }
+
+        /// Goes on in another segment, for a record with a payload of so many bytes.
+        fn roll(&mut self, payload_len: usize, first_sequence: u64) {
+            self.appender.roll(&self.log, payload_len, first_sequence).unwrap();
+        }
+
+        fn write(&mut self, payload: &[u8]) -> Position {
+            self.appender.encode(&self.log, &[payload]);
+            self.appender.append(&self.log).unwrap()
+        }
+
+        /// The numbers and lengths of the segments' files.
+        fn files(&self) -> Vec<(u32, u64)> {
+            let names = self.memory.read_dir(Path::new("/db")).unwrap();
+            let numbers = names.iter().filter_map(|name| terrace_wal::parse_segment_file_name(name));
+            let mut numbers: Vec<u32> = numbers.collect();
+            numbers.sort_unstable();
+            let len = |number: u32| {
+                let path = Path::new("/db").join(segment_file_name(number));
+                self.memory.file_bytes(&path).unwrap().len() as u64
+            };
+            numbers.into_iter().map(|number| (number, len(number))).collect()
+        }
+
+        /// What the manifest says of them.
+        fn named(&self) -> Vec<(u32, u64)> {
+            let manifest = self.manifest.lock();
+            manifest.catalog().segments.iter().map(|(&number, &length)| (number, length)).collect()
+        }
+
+        /// As a flush does: says so in the manifest, then gives them up.
+        fn retire(&mut self, below: u32) {
+            let retired: Vec<(u32, u64)> =
+                self.named().into_iter().filter(|(number, _)| *number < below).collect();
+            let first_sequence = self.log.first_sequence_from(below).unwrap();
+            self.manifest.lock().commit(vec![Change::SegmentsRetired { below, first_sequence }]).unwrap();
+            self.log.release(&retired);
+        }
+    }
+
+    #[test]
+    fn segments_double_and_long_ones_are_used_again() {
+        let mut stage = Stage::new(4 * MIB);
+        for first_sequence in [1, 10, 20, 30] {
+            stage.roll(100, first_sequence);
+            stage.write(b"record");
+        }
+        let lengths = [(1, MIB), (2, 2 * MIB), (3, 4 * MIB), (4, 4 * MIB)];
+        assert_eq!((stage.files(), stage.named()), (lengths.to_vec(), lengths.to_vec()));
+        assert_eq!(stage.log.active_segment(), 4);
+        let starts = [0, 1, 2, 4, 5].map(|below| stage.log.first_sequence_from(below));
+        assert_eq!(starts, [Some(1), Some(1), Some(10), Some(30), None]);
+        stage.retire(4);
+        assert_eq!(stage.log.first_sequence_from(1), Some(30));
+        assert_eq!(stage.named(), [(4, 4 * MIB)]);
+        assert_eq!(stage.files(), [(3, 4 * MIB), (4, 4 * MIB)], "the long one is kept");
+        stage.roll(100, 40);
+        assert_eq!(stage.files(), [(4, 4 * MIB), (5, 4 * MIB)], "and is the next");
+        // One for a record that no other has room for.
+        stage.roll(5 * MIB as usize, 50);
+        assert_eq!(stage.named()[2].0, 6);
+        assert!(stage.named()[2].1 > 5 * MIB && stage.named()[2].1 < 5 * MIB + 8192);
+        for first_sequence in 60..70 {
+            stage.roll(100, first_sequence);
+        }
+        stage.retire(16);
+        assert_eq!(stage.files().len(), 1 + SPARES_MAX, "a few are enough");
+    }
+
+    #[test]
+    fn a_segment_is_made_ahead_once_and_not_at_rest() {
+        let mut stage = Stage::new(4 * MIB);
+        stage.log.prepare().unwrap();
+        assert_eq!(stage.files(), []);
+        stage.roll(100, 1);
+        stage.log.prepare().unwrap();
+        stage.log.prepare().unwrap();
+        assert_eq!(stage.files(), [(1, MIB), (2, 2 * MIB)]);
+        stage.roll(100, 2);
+        assert_eq!((stage.log.active_segment(), stage.files().len()), (2, 2));
+        // Too short for this one, and never used then: its number has passed.
+        stage.log.prepare().unwrap();
+        stage.roll(5 * MIB as usize, 3);
+        assert_eq!((stage.log.active_segment(), stage.files().len()), (4, 4));
+        stage.log.retire_all(&mut stage.appender, 3).unwrap();
+        stage.log.prepare().unwrap();
+        assert_eq!((stage.files(), stage.named()), (vec![], vec![]));
+        assert_eq!(stage.manifest.lock().catalog().log_first_sequence, 4);
+        assert_eq!(stage.log.first_sequence_from(0), None);
+        stage.roll(100, 4);
+        assert_eq!(stage.files(), [(5, MIB)], "it starts small again");
+    }
+
+    #[test]
+    fn a_segment_takes_what_fits() {
+        let mut stage = Stage::new(MIB);
+        assert!(!stage.appender.fits(0), "there is none yet");
+        assert!(!stage.appender.wants_next_segment());
+        stage.roll(100, 1);
+        let room = MIB - HEADER_BYTES;
+        let payload_of = |record: u64| (record - record_len(0)) as usize;
+        assert!(stage.appender.fits(payload_of(room)) && !stage.appender.fits(payload_of(room) + 1));
+        // A group is written as one, so it counts before it is.
+        stage.appender.encode(&stage.log, &[&[1; 1000]]);
+        let left = room - record_len(1000);
+        assert!(stage.appender.fits(payload_of(left)) && !stage.appender.fits(payload_of(left) + 1));
+        let end = stage.appender.append(&stage.log).unwrap();
+        assert_eq!((end, stage.log.written()), (Position { segment: 1, offset: (MIB - left) as u32 }, end));
+        assert_eq!(stage.log.bytes_written.load(Relaxed), record_len(1000));
+        // An eighth of it, and the next one is wanted: once.
+        assert!(!stage.appender.wants_next_segment());
+        stage.write(&vec![1; MIB as usize / 8 - 2000]);
+        assert!(!stage.appender.wants_next_segment());
+        stage.write(&[1; 2000]);
+        assert!(stage.appender.wants_next_segment());
+        stage.write(&[1; 2000]);
+        assert!(!stage.appender.wants_next_segment());
+        stage.roll(100, 2);
+        stage.write(&vec![1; MIB as usize / 8]);
+        assert!(stage.appender.wants_next_segment(), "of each segment");
+    }
+
+    #[test]
+    fn syncs_are_counted() {
+        let mut stage = Stage::new(MIB);
+        stage.roll(100, 1);
+        let end = stage.write(b"record");
+        assert!(stage.log.synced() < end);
+        stage.log.sync_through(end).unwrap();
+        stage.log.sync_through(end).unwrap();
+        assert_eq!((stage.log.synced(), stage.log.syncs()), (end, 1));
+    }
+
+    /// After a failed append, what it may have left is erased before anybody relies on its absence, and only then.
+    #[test]
+    fn what_failed_is_forgotten_durably() {
+        let mut stage = Stage::new(MIB);
+        stage.roll(100, 1);
+        let good = stage.write(b"good");
+        let path = Path::new("/db").join(segment_file_name(1));
+        let before = stage.memory.file_bytes(&path).unwrap();
+        stage.appender.forget_failed(&stage.log).unwrap();
+        assert_eq!(stage.log.syncs(), 0, "nothing has failed");
+        let kind = FaultKind::ErrorAfterEffect(ErrorKind::Other);
+        stage.faults.add(FaultRule::on(Operation::Write).kind(kind).times(2));
+        stage.appender.encode(&stage.log, &[b"refused"]);
+        stage.appender.append(&stage.log).unwrap_err();
+        assert_eq!(stage.log.written(), good);
+        for _ in 0..2 {
+            stage.appender.forget_failed(&stage.log).unwrap();
+            assert_eq!(stage.log.syncs(), 1, "once");
+            let crashed = stage.memory.crash_clone(CrashPolicy::DropUnsynced);
+            assert!(crashed.file_bytes(&path).unwrap() == before);
+        }
+        stage.write(b"accepted");
+        stage.appender.forget_failed(&stage.log).unwrap();
+        assert_eq!(stage.log.syncs(), 1);
+    }
+}
