@@ -484,6 +484,23 @@ fn a_settled_database_is_small_and_its_sizes_are_known() {
     assert_eq!(started.iter().unwrap().count() as u64, RECORDS);
 }
 
+#[test]
+fn decompressed_blocks_are_kept_if_they_may_be() {
+    for (bytes, hits) in [(0, 0), (1 << 20, 9)] {
+        let snappy = KeyspaceOptions::new().compression(Compression::Snappy);
+        let options = small(&MemoryFileSystem::new()).block_cache_bytes(bytes);
+        let db = options.keyspace_defaults(snappy.table_bytes(64 << 10)).open("/cache").unwrap();
+        for index in 0..100 {
+            db.put(format!("{index:03}"), [b'x'; 200]).unwrap();
+        }
+        db.flush().unwrap();
+        for _ in 0..10 {
+            assert_eq!(db.get("050").unwrap().as_deref(), Some(&[b'x'; 200][..]));
+        }
+        assert_eq!(db.metrics().cache_hits, hits, "with {bytes} bytes");
+    }
+}
+
 /// The log keeps what no table has yet: of a keyspace that is hardly ever written that would be for ever.
 #[test]
 fn a_keyspace_that_is_hardly_written_does_not_keep_the_log() {
@@ -496,6 +513,9 @@ fn a_keyspace_that_is_hardly_written_does_not_keep_the_log() {
         db.put(format!("{index:04}"), [b'x'; 1000]).unwrap();
     }
     eventually("the log is short", || db.metrics().log_bytes <= LOG_BYTES_MAX + (64 << 10));
+    // Of 64 segments some are live, and four may be kept to be used again.
+    let segments = || fs.read_dir(db.path()).unwrap().iter().filter(|name| name.ends_with(".log")).count();
+    eventually("the files of the others go", || segments() < 12);
     assert_eq!(rare.get("key").unwrap().as_deref(), Some(&b"value"[..]));
     let killed = small(&fs.process_kill_clone()).open("/rare").unwrap();
     assert_eq!(killed.keyspace("rare").unwrap().get("key").unwrap().as_deref(), Some(&b"value"[..]));
