@@ -3,6 +3,7 @@
 //! and settled, where that could matter.
 
 use std::ops::Bound;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,8 +12,9 @@ use terrace::{
     Compression, Cursor, Db, Durability, Error, Health, Iter, Keyspace, KeyspaceOptions, Metrics, Options,
     PointReads, Slice, Snapshot, WriteBatch,
 };
-use terrace_io::{CrashPolicy, FileSystem as _, MemoryFileSystem};
+use terrace_io::{CrashPolicy, File, FileSystem, Medium, MemoryFileSystem, Region};
 use terrace_tests::eventually;
+use terrace_tests::twisted::{Twist, Twisted};
 
 fn small(fs: &MemoryFileSystem) -> Options {
     Options::new()
@@ -482,6 +484,43 @@ fn a_settled_database_is_small_and_its_sizes_are_known() {
     let started = Options::new().open(&path).unwrap();
     assert_eq!(started.metrics().user_bytes_written, 0, "totals are since the open");
     assert_eq!(started.iter().unwrap().count() as u64, RECORDS);
+}
+
+/// A file system that says where it lies, and counts its mappings.
+#[derive(Debug, Clone)]
+struct Located {
+    medium: Medium,
+    mapped: Arc<AtomicU64>,
+}
+
+impl Twist for Located {
+    fn medium(&self, _: &dyn FileSystem, _: &Path) -> terrace::Result<Medium> {
+        Ok(self.medium)
+    }
+
+    fn map(&self, file: &dyn File, len: usize) -> terrace::Result<Region> {
+        self.mapped.fetch_add(1, Ordering::SeqCst);
+        file.map(len)
+    }
+}
+
+/// A page of a mapping that cannot be read is a signal, and over a network that happens.
+#[test]
+fn tables_are_mapped_where_that_is_wanted_and_sound() {
+    for (medium, point_reads, is_mapped) in [
+        (Medium::Local, PointReads::Mmap, true),
+        (Medium::Local, PointReads::Pread, false),
+        (Medium::Network, PointReads::Mmap, false),
+        (Medium::Network, PointReads::Pread, false),
+    ] {
+        let located = Located { medium, mapped: Arc::default() };
+        let fs = Twisted::new(MemoryFileSystem::new(), located.clone());
+        let db = Options::new().point_reads(point_reads).file_system(Arc::new(fs)).open("/located").unwrap();
+        db.put("key", [b'x'; 100_000]).unwrap();
+        db.flush().unwrap();
+        assert_eq!(db.get("key").unwrap().as_deref(), Some(&[b'x'; 100_000][..]));
+        assert_eq!(located.mapped.load(Ordering::SeqCst) > 0, is_mapped, "{medium:?}, {point_reads:?}");
+    }
 }
 
 #[test]

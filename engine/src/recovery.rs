@@ -14,9 +14,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use terrace_io::{Bug, Error, FileSystem, Medium, Result};
+use terrace_io::{Bug, Error, FileSystem, Result};
 use terrace_sstable::{
-    BlockCache, Cause, PointReads, Table, TableContext, TableMeta, parse_table_file_name, table_file_name,
+    BlockCache, Cause, Table, TableContext, TableMeta, parse_table_file_name, table_file_name,
 };
 use terrace_wal::{LogReader, Position, Record, RecordKind, parse_segment_file_name, segment_file_name};
 
@@ -193,10 +193,6 @@ fn build_core(
     tables.point_reads = options.point_reads;
     if options.block_cache_bytes > 0 {
         tables.cache = Some(Arc::new(BlockCache::new(options.block_cache_bytes)));
-    }
-    if fs.medium(dir)? == Medium::Network && options.point_reads == PointReads::Mmap {
-        tracing::warn!(dir = %dir.display(), "on a network file system, point reads go by pread instead of a mapping");
-        tables.point_reads = PointReads::Pread;
     }
     let tables = Arc::new(tables);
 

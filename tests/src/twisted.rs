@@ -1,4 +1,4 @@
-//! A file system that is another one, except for what is twisted about its files.
+//! A file system that is another one, except for what is twisted about it and its files.
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use terrace::Result;
 use terrace_io::{Advice, DirectoryLock, File, FileSystem, Medium, OpenMode, Region};
 
-/// What is different about the files. Whatever is not said here is as it was.
+/// What is different. Whatever is not said here is as it was.
 pub trait Twist: Debug + Clone + Send + Sync + 'static {
     /// As [`File::read_at`] of this file.
     fn read_at(&self, file: &dyn File, buf: &mut [u8], offset: u64) -> Result<usize> {
@@ -19,13 +19,18 @@ pub trait Twist: Debug + Clone + Send + Sync + 'static {
         file.sync()
     }
 
+    /// As [`FileSystem::medium`] of this file system.
+    fn medium(&self, fs: &dyn FileSystem, path: &Path) -> Result<Medium> {
+        fs.medium(path)
+    }
+
     /// As [`File::map`] of this file.
     fn map(&self, file: &dyn File, len: usize) -> Result<Region> {
         file.map(len)
     }
 }
 
-/// A file system with twisted files.
+/// A twisted file system.
 #[derive(Debug)]
 pub struct Twisted<T> {
     inner: Arc<dyn FileSystem>,
@@ -79,7 +84,7 @@ impl<T: Twist> FileSystem for Twisted<T> {
     }
 
     fn medium(&self, path: &Path) -> Result<Medium> {
-        self.inner.medium(path)
+        self.twist.medium(&*self.inner, path)
     }
 }
 
