@@ -474,6 +474,40 @@ mod tests {
         false
     }
 
+    #[test]
+    fn a_new_database_has_a_name_and_a_date_of_its_own() {
+        let before = now_micros();
+        let catalogs = [(); 2].map(|()| {
+            let fs: Arc<dyn FileSystem> = Arc::new(MemoryFileSystem::new());
+            Options::new().file_system(fs.clone()).open("/db").unwrap().close().unwrap();
+            Manifest::open(fs, Path::new("/db"), Arc::default()).unwrap().unwrap().catalog().clone()
+        });
+        assert_ne!(catalogs[0].database_id, catalogs[1].database_id);
+        // 2020, in microseconds.
+        assert!(before > 1_577_836_800_000_000);
+        for catalog in catalogs {
+            assert!((before..=now_micros()).contains(&catalog.created_micros));
+        }
+    }
+
+    /// A log of any length is replayed in the memory of a flush, and makes as few tables as that allows.
+    #[test]
+    fn a_long_log_is_replayed_in_parts() {
+        let fs = MemoryFileSystem::new();
+        let options = |fs: &MemoryFileSystem| Options::new().file_system(Arc::new(fs.clone()));
+        let db = options(&fs).open("/db").unwrap();
+        for index in 0..400 {
+            db.put(format!("{index:03}"), [b'x'; 1000]).unwrap();
+        }
+        for (memtable_bytes, tables) in [(64 << 10, 5..=20), (64 << 20, 1..=1)] {
+            let db = options(&fs.process_kill_clone()).memtable_bytes(memtable_bytes).l0_trigger(100);
+            let db = db.open("/db").unwrap();
+            let level0 = db.metrics().levels[0].tables;
+            assert!(tables.contains(&level0), "{level0} tables of {memtable_bytes} bytes");
+            assert_eq!(db.iter().unwrap().count(), 400);
+        }
+    }
+
     /// What is half made goes, and what is not ours stays.
     #[test]
     fn leftovers_are_removed_by_their_names() {
