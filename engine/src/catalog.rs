@@ -536,6 +536,8 @@ mod tests {
             (false, Change::SegmentAdded { number: 1, length: HEADER_BYTES - 1 }),
             (true, Change::Database { id, created_micros: 0, max_value_bytes: VALUE_BYTES_MAX as u64 }),
             (false, Change::Database { id, created_micros: 0, max_value_bytes: VALUE_BYTES_MAX as u64 + 1 }),
+            (true, Change::NextTable(TABLE_NUMBER_MAX + 1)),
+            (false, Change::NextTable(TABLE_NUMBER_MAX + 2)),
             (false, Change::NextTable(u64::MAX)),
             (false, Change::KeyspaceFlushed { id: 0, through: SEQUENCE_MAX + 1 }),
             (true, Change::SegmentsRetired { below: u32::MAX, first_sequence: SEQUENCE_MAX + 1 }),
@@ -598,6 +600,18 @@ mod tests {
             let mut copy = catalog.clone();
             assert!(copy.apply(change.clone()).is_err(), "{change:?}");
             assert_eq!(copy, catalog, "{change:?}");
+        }
+    }
+
+    /// Whoever wrote a longer field meant more by it.
+    #[test]
+    fn a_field_with_a_byte_too_many_is_refused() {
+        for change in busy_catalog().snapshot() {
+            let mut encoded = encode(std::slice::from_ref(&change));
+            assert!(decode(&encoded).is_ok() && encoded[1] < 127, "its length takes one byte");
+            encoded[1] += 1;
+            encoded.push(0);
+            assert!(matches!(decode(&encoded), Err(EditError::Damaged(_))), "{change:?}");
         }
     }
 
