@@ -80,3 +80,38 @@ impl<W, T, O> GroupCommit<W, T, O> {
         queue.drain(..count).collect()
     }
 }
+
+// Loom's locks work in its models only.
+#[cfg(all(test, not(terrace_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_cut_when_it_is_long_and_a_long_request_is_one_alone() {
+        const KIB: usize = 1 << 10;
+        let requests = [600 * KIB, 600 * KIB, 10, 2048 * KIB, 10, GROUP_BYTES_MAX - 10, 1];
+        let committer: GroupCommit<Vec<Vec<usize>>, usize, usize> = GroupCommit::new(Vec::new());
+        std::thread::scope(|scope| {
+            let leads = committer.lock();
+            for (index, request) in requests.into_iter().enumerate() {
+                let committer = &committer;
+                scope.spawn(move || {
+                    let outcome = committer.commit(request, request, |groups, group| {
+                        assert!(!group.is_empty());
+                        groups.push(group.iter().map(|waiter| waiter.request).collect());
+                        group.iter().for_each(|waiter| waiter.tell(waiter.request));
+                    });
+                    assert_eq!(outcome, request);
+                });
+                // One after the other, so that their order is known.
+                while committer.queue.lock().len() == index {
+                    std::thread::yield_now();
+                }
+            }
+            drop(leads);
+        });
+        let groups: Vec<Vec<usize>> = committer.lock().clone();
+        let [a, b, c, d, e, f, g] = requests;
+        assert_eq!(groups, [vec![a], vec![b, c], vec![d], vec![e, f], vec![g]]);
+    }
+}
