@@ -10,6 +10,7 @@ mod failed_writes;
 mod growing;
 mod recycling;
 mod round_trip;
+mod tail;
 
 use std::path::{Path, PathBuf};
 
