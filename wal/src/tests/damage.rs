@@ -459,9 +459,16 @@ fn what_is_left_of_a_segment_is_read() {
         assert_eq!(read(Some(header)).unwrap(), (whole, true), "cut at {cut}");
         assert_eq!(read(None).is_ok(), cut >= 64, "cut at {cut}");
     }
-    let mut bytes = intact.clone();
-    bytes[20] ^= 1;
-    sample.fs.replace_bytes(&path, bytes).unwrap();
-    assert!(read(None).unwrap_err().is_corruption());
-    assert_eq!(read(Some(header)).unwrap(), (7, true));
+    // The version stands at 8, something else at 20.
+    for at in [8, 20] {
+        let mut bytes = intact.clone();
+        bytes[at] ^= 2;
+        sample.fs.replace_bytes(&path, bytes).unwrap();
+        assert!(read(None).unwrap_err().is_corruption());
+        assert_eq!(read(Some(header)).unwrap(), (7, true));
+    }
+    // A version that was written so is no damage: whoever wrote it can read it.
+    sample.fs.replace_bytes(&path, intact).unwrap();
+    assert!(opened_with_header(&sample, &[(8, &[3])]).is_err());
+    assert!(matches!(read(Some(header)).unwrap_err(), Error::UnsupportedFormat { found: 3, .. }));
 }

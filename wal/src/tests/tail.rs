@@ -69,7 +69,9 @@ fn what_a_failed_append_has_left_is_covered() {
             tail.append(&vec![2; FAILED]).unwrap_err();
             assert_eq!(tail.end(), start as u64);
             if sealed {
+                let writes = faults.calls(Operation::Write);
                 tail.erase_failed().unwrap();
+                assert!(faults.calls(Operation::Write) <= writes + 2);
             }
             tail.append(&vec![1; next]).unwrap();
             let bytes = memory.file_bytes(&segment_path(1)).unwrap();
