@@ -125,9 +125,8 @@ impl SegmentReader {
             let before = std::mem::replace(&mut self.end, start);
             match self.next() {
                 Ok(Some(record)) => return Ok(Some(record)),
-                // A good header and a damaged payload, or one that was written so.
+                // A good header and a damaged payload.
                 Ok(None) => {}
-                Err(error) if error.is_corruption() => {}
                 Err(error) => {
                     self.end = before;
                     return Err(error);

@@ -2,6 +2,9 @@
 //! offset, and never read as something else.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use terrace_io::{FaultFileSystem, FaultRule, Operation};
 
 use super::*;
 use crate::{SegmentReader, record_len};
@@ -435,6 +438,40 @@ fn behind_damage_reading_goes_on_with_the_next_good_record() {
             let rest = sample.payloads[..7].iter().enumerate().filter(|(known, _)| *known != index);
             assert_eq!(found, rest.map(|(_, payload)| payload.clone()).collect::<Vec<_>>(), "a flip at {at}");
         }
+    }
+}
+
+#[test]
+fn reading_goes_on_behind_every_damaged_payload() {
+    let sample = sample();
+    let faults = FaultFileSystem::new(Arc::new(sample.fs.clone()));
+    for damaged in [[0, 1, 2], [0, 2, 4], [1, 3, 6], [4, 5, 6]] {
+        let mut bytes = sample.bytes(1);
+        for index in damaged {
+            bytes[sample.records[index].0.offset as usize + 30] ^= 1;
+        }
+        sample.fs.replace_bytes(&segment_path(1), bytes.clone()).unwrap();
+        let mut reader = SegmentReader::open(&faults, &segment_path(1)).unwrap();
+        let mut found = Vec::new();
+        loop {
+            while let Some(record) = reader.next().unwrap() {
+                found.push(record.payload);
+            }
+            // A read that fails is told, and loses nothing.
+            let end = reader.end();
+            faults.add(FaultRule::on(Operation::Read));
+            assert!(!reader.next_behind_damage().unwrap_err().is_corruption());
+            assert_eq!(reader.end(), end);
+            faults.clear();
+            let Some(record) = reader.next_behind_damage().unwrap() else { break };
+            found.push(record.payload);
+        }
+        let rest = sample.payloads[..7].iter().enumerate().filter(|(index, _)| !damaged.contains(index));
+        assert!(rest.map(|(_, payload)| payload).eq(&found), "{damaged:?}");
+        for index in damaged {
+            bytes[sample.records[index].0.offset as usize + 30] ^= 1;
+        }
+        sample.fs.replace_bytes(&segment_path(1), bytes).unwrap();
     }
 }
 

@@ -123,6 +123,29 @@ fn crashes_leave_all_synced_edits_and_perhaps_the_next() {
     assert!(cut > 200, "only {cut} edits were lost: too few torn ones");
 }
 
+/// A file that ends with its records is whole, and where nothing is left nothing is erased.
+#[test]
+fn only_what_is_left_is_erased() {
+    let memory = new_fs();
+    let mut log = create(&memory);
+    append_synced(&mut log, &payload(1, 40));
+    let (end, intact) = (log.len(), memory.file_bytes(path()).unwrap());
+    let last = intact.len() - 1;
+    for (len, leftover) in
+        [(end as usize, None), (last + 1, None), (last + 1, Some(end as usize)), (last + 1, Some(last))]
+    {
+        let mut bytes = intact[..len].to_vec();
+        leftover.into_iter().for_each(|at: usize| bytes[at] = 1);
+        memory.replace_bytes(path(), bytes).unwrap();
+        let fs = FaultFileSystem::new(Arc::new(memory.clone()));
+        let mut log = GrowingLog::open_for_append(&fs, path(), LOG_ID, 3, end).unwrap();
+        assert_eq!(fs.calls(Operation::Write) > 0, leftover.is_some(), "{len} {leftover:?}");
+        assert!(memory.file_bytes(path()).unwrap() == intact[..len]);
+        append_synced(&mut log, &payload(2, 40));
+        assert_eq!(read(&memory).unwrap().0, [payload(1, 40), payload(2, 40)]);
+    }
+}
+
 #[test]
 fn what_stands_behind_the_end_is_erased_before_it_goes_on() {
     // Edits of one length, none synced; the first is lost, the second survives behind the end.
