@@ -10,7 +10,6 @@ use std::sync::{Barrier, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use rand::{Rng, RngExt, SeedableRng};
-use terrace::Result;
 
 use super::latency::Latencies;
 use super::record::{InsertOrder, Key, RecordShape};
@@ -82,12 +81,12 @@ pub struct Measured {
 
 /// Runs a phase. `sequence` says which records are there and grows with each insert. `watch` is told every now and
 /// then how many operations are done. The first error of any worker ends them all.
-pub fn run(
-    store: &dyn Store,
+pub fn run<E: Send>(
+    store: &dyn Store<Error = E>,
     phase: &Phase,
     sequence: &Sequence,
     mut watch: impl FnMut(u64),
-) -> Result<Measured> {
+) -> Result<Measured, E> {
     let threads = u64::from(phase.threads.max(1));
     let chooser = match phase.work {
         Work::Load { .. } => None,
@@ -147,8 +146,8 @@ impl Measured {
 }
 
 /// What all workers of a phase use.
-struct Shared<'a> {
-    store: &'a dyn Store,
+struct Shared<'a, E> {
+    store: &'a dyn Store<Error = E>,
     phase: &'a Phase,
     sequence: &'a Sequence,
     done: AtomicU64,
@@ -157,10 +156,10 @@ struct Shared<'a> {
     start: OnceLock<Instant>,
 }
 
-struct Worker<'a> {
-    shared: &'a Shared<'a>,
+struct Worker<'a, E> {
+    shared: &'a Shared<'a, E>,
     phase: &'a Phase,
-    store: &'a dyn Store,
+    store: &'a dyn Store<Error = E>,
     /// This worker's place among the others, and how many there are.
     index: u64,
     threads: u64,
@@ -170,8 +169,8 @@ struct Worker<'a> {
     measured: Measured,
 }
 
-impl<'a> Worker<'a> {
-    fn new(shared: &'a Shared<'a>, index: u64, threads: u64, chooser: Option<KeyChooser>) -> Self {
+impl<'a, E: Send> Worker<'a, E> {
+    fn new(shared: &'a Shared<'a, E>, index: u64, threads: u64, chooser: Option<KeyChooser>) -> Self {
         let phase = shared.phase;
         let random =
             Random::seed_from_u64(phase.seed.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
@@ -188,7 +187,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn run(mut self) -> Result<Measured> {
+    fn run(mut self) -> Result<Measured, E> {
         let operations = self.phase.operations / self.threads
             + u64::from(self.index < self.phase.operations % self.threads);
         self.shared.ready.wait();
@@ -201,7 +200,7 @@ impl<'a> Worker<'a> {
         Ok(self.measured)
     }
 
-    fn load(&mut self, start: Instant, operations: u64, batch: u64) -> Result<()> {
+    fn load(&mut self, start: Instant, operations: u64, batch: u64) -> Result<(), E> {
         let mut records: Vec<(Key, Vec<u8>)> = Vec::new();
         let mut numbers = Vec::new();
         let mut done = 0;
@@ -228,7 +227,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn mix(&mut self, start: Instant, operations: u64, workload: Workload) -> Result<()> {
+    fn mix(&mut self, start: Instant, operations: u64, workload: Workload) -> Result<(), E> {
         for done in 0..operations {
             if self.stopped() {
                 break;
@@ -247,7 +246,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn insert(&mut self, start: Instant, done: u64) -> Result<Duration> {
+    fn insert(&mut self, start: Instant, done: u64) -> Result<Duration, E> {
         let number = self.shared.sequence.take();
         let key = self.phase.order.key(number);
         self.phase.shape.fill(number, self.random.next_u64(), &mut self.value);
@@ -258,7 +257,7 @@ impl<'a> Worker<'a> {
         Ok(latency)
     }
 
-    fn scan(&mut self, start: Instant, done: u64) -> Result<Duration> {
+    fn scan(&mut self, start: Instant, done: u64) -> Result<Duration, E> {
         let from = self.phase.order.key(self.choose());
         let limit = self.random.random_range(1..=SCAN_LENGTH_MAX);
         let verify = self.phase.verify;
@@ -288,7 +287,7 @@ impl<'a> Worker<'a> {
     }
 
     /// A read, an update, or both on one record.
-    fn touch(&mut self, start: Instant, done: u64, operation: OperationKind) -> Result<Duration> {
+    fn touch(&mut self, start: Instant, done: u64, operation: OperationKind) -> Result<Duration, E> {
         let number = self.choose();
         let key = self.phase.order.key(number);
         let merges = self.phase.update_one_field && self.phase.shape.fields > 1;

@@ -17,14 +17,16 @@ struct MapStore {
 }
 
 impl Store for MapStore {
-    fn read(&self, key: &Key, value: &mut Vec<u8>) -> Result<bool> {
+    type Error = terrace::Error;
+
+    fn read(&self, key: &Key, value: &mut Vec<u8>) -> Result<bool, terrace::Error> {
         let map = self.map.read().unwrap();
         value.clear();
         value.extend_from_slice(map.get(key).map_or(&[], |found| found));
         Ok(map.contains_key(key))
     }
 
-    fn write(&self, key: &Key, value: &[u8]) -> Result<()> {
+    fn write(&self, key: &Key, value: &[u8]) -> Result<(), terrace::Error> {
         std::thread::sleep(self.delay);
         let mut map = self.map.write().unwrap();
         if self.full_at.is_some_and(|records| map.len() >= records) {
@@ -34,12 +36,17 @@ impl Store for MapStore {
         Ok(())
     }
 
-    fn write_batch(&self, records: &[(Key, Vec<u8>)]) -> Result<()> {
+    fn write_batch(&self, records: &[(Key, Vec<u8>)]) -> Result<(), terrace::Error> {
         self.batches.lock().unwrap().push(records.len());
         records.iter().try_for_each(|(key, value)| self.write(key, value))
     }
 
-    fn scan(&self, from: &Key, limit: u64, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
+    fn scan(
+        &self,
+        from: &Key,
+        limit: u64,
+        visit: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), terrace::Error> {
         let map = self.map.read().unwrap();
         map.range(*from..).take(limit as usize).for_each(|(key, value)| visit(key, value));
         Ok(())

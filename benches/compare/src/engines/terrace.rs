@@ -1,0 +1,124 @@
+//! Terrace, with its default options.
+
+use std::path::Path;
+
+use terrace::{Db, Options, Snapshot, WriteBatch};
+use terrace_tools::ycsb::record::Key;
+
+use crate::engine::{Direction, Durability, Engine, OpenOptions, Result, Span, Touched, View, sum};
+
+/// Opens it.
+pub fn open(dir: &Path, options: &OpenOptions) -> Result<Box<dyn Engine>> {
+    let durability = match options.durability {
+        Durability::Buffered => terrace::Durability::Buffered,
+        Durability::Synced => terrace::Durability::Sync,
+    };
+    let mut chosen = Options::new().durability(durability);
+    let mut settings = vec![
+        "default options: no compression, checksums verified once per block and open".to_owned(),
+        format!("durability {durability:?}"),
+    ];
+    if let Some(bytes) = options.memtable_bytes {
+        chosen = chosen.memtable_bytes(bytes);
+        settings.push(format!("memtable_bytes {bytes}"));
+    }
+    Ok(Box::new(Terrace { db: chosen.open(dir)?, settings }))
+}
+
+struct Terrace {
+    db: Db,
+    settings: Vec<String>,
+}
+
+impl Terrace {
+    #[inline]
+    fn each(&self, span: Span<'_>, mut visit: impl FnMut(&[u8], &[u8])) -> Result {
+        let mut cursor = self.db.cursor()?;
+        let mut valid = match (span.direction, span.from) {
+            (Direction::Forward, Some(from)) => cursor.seek(from)?,
+            (Direction::Forward, None) => cursor.seek_to_first()?,
+            (Direction::Reverse, Some(from)) => cursor.seek_for_prev(from)?,
+            (Direction::Reverse, None) => cursor.seek_to_last()?,
+        };
+        let mut left = span.limit;
+        while valid && left > 0 {
+            visit(cursor.key(), cursor.value());
+            left -= 1;
+            valid = left > 0
+                && match span.direction {
+                    Direction::Forward => cursor.next()?,
+                    Direction::Reverse => cursor.prev()?,
+                };
+        }
+        Ok(())
+    }
+}
+
+impl Engine for Terrace {
+    fn settings(&self) -> Vec<String> {
+        self.settings.clone()
+    }
+
+    fn put(&self, key: &[u8], value: &[u8]) -> Result {
+        Ok(self.db.put(key, value)?)
+    }
+
+    fn put_batch(&self, records: &[(Key, Vec<u8>)]) -> Result {
+        let mut batch = WriteBatch::new();
+        for (key, value) in records {
+            batch.put(&self.db, key, value);
+        }
+        Ok(self.db.write(batch)?)
+    }
+
+    fn delete(&self, key: &[u8]) -> Result {
+        Ok(self.db.delete(key)?)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<u64>> {
+        Ok(self.db.get_with(key, sum)?)
+    }
+
+    fn read(&self, key: &[u8], value: &mut Vec<u8>) -> Result<bool> {
+        value.clear();
+        Ok(self.db.get_with(key, |found| value.extend_from_slice(found))?.is_some())
+    }
+
+    fn touch(&self, span: Span<'_>) -> Result<Touched> {
+        let mut touched = Touched::default();
+        self.each(span, |key, value| touched.add(key, value))?;
+        Ok(touched)
+    }
+
+    fn scan(&self, span: Span<'_>, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result {
+        self.each(span, visit)
+    }
+
+    fn view(&self) -> Result<Box<dyn View + '_>> {
+        Ok(Box::new(TerraceView { db: &self.db, snapshot: self.db.snapshot()? }))
+    }
+
+    fn settle(&self) -> Result {
+        Ok(self.db.settle()?)
+    }
+
+    fn compact(&mut self) -> Result<bool> {
+        self.db.compact_range::<&[u8]>(..)?;
+        Ok(true)
+    }
+
+    fn close(self: Box<Self>) -> Result {
+        Ok(self.db.close()?)
+    }
+}
+
+struct TerraceView<'a> {
+    db: &'a Db,
+    snapshot: Snapshot,
+}
+
+impl View for TerraceView<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<u64>> {
+        Ok(self.snapshot.get_with(self.db, key, sum)?)
+    }
+}
