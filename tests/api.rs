@@ -573,6 +573,12 @@ fn log_segments_are_made_ahead_of_need() {
     }
     eventually("there is the next segment", || segments() == 2);
     assert!(db.metrics().log_bytes_written < 32 << 10, "half of the first one is free");
+    // It is not begun before the first one is full.
+    while db.metrics().log_bytes_written < 63 << 10 {
+        db.put("more", [b'x'; 1000]).unwrap();
+    }
+    let second = fs.file_bytes(&db.path().join("000002.log")).unwrap();
+    assert!(second[64..].iter().all(|byte| *byte == 0), "nothing but its header");
 }
 
 #[test]
