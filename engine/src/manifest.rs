@@ -454,6 +454,23 @@ mod tests {
         }
     }
 
+    /// What an earlier attempt has left goes first, or nothing is done.
+    #[test]
+    fn a_leftover_that_cannot_be_removed_is_told() {
+        let memory = new_fs();
+        create(&memory);
+        let leftover = Path::new(DIR).join(MANIFEST_TEMPORARY);
+        let fs = FaultFileSystem::new(Arc::new(memory.clone()));
+        let mut manifest =
+            Manifest::open(Arc::new(fs.clone()), Path::new(DIR), Arc::default()).unwrap().unwrap();
+        memory.open(&leftover, terrace_io::OpenMode::CreateNew).unwrap();
+        fs.add(FaultRule::on(Operation::Remove));
+        let error = manifest.rewrite().unwrap_err();
+        assert!(matches!(&error, Error::Io { operation: Operation::Remove, path, .. } if *path == leftover));
+        fs.clear();
+        manifest.rewrite().unwrap();
+    }
+
     #[test]
     fn bytes_written_are_those_of_the_records() {
         let mut manifest = create(&new_fs());

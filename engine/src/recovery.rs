@@ -444,7 +444,7 @@ pub(crate) fn now_micros() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use terrace_io::MemoryFileSystem;
+    use terrace_io::{FaultFileSystem, FaultRule, MemoryFileSystem, Operation};
     use terrace_sstable::SEQUENCE_MAX;
 
     use super::*;
@@ -506,6 +506,24 @@ mod tests {
             assert!(tables.contains(&level0), "{level0} tables of {memtable_bytes} bytes");
             assert_eq!(db.iter().unwrap().count(), 400);
         }
+    }
+
+    /// A manifest whose sync has failed may name the tables of the replay for all that: they must stay.
+    #[test]
+    fn tables_of_a_replay_stay_if_the_manifest_may_name_them() {
+        let memory = MemoryFileSystem::new();
+        let options = |fs: Arc<dyn FileSystem>| Options::new().file_system(fs);
+        let db = options(Arc::new(memory.clone())).open("/db").unwrap();
+        for index in 0..400 {
+            db.put(format!("{index:03}"), [b'x'; 1000]).unwrap();
+        }
+        let killed = memory.process_kill_clone();
+        let faults = FaultFileSystem::new(Arc::new(killed.clone()));
+        faults.add(FaultRule::on(Operation::Sync).path("MANIFEST"));
+        let replayed = options(Arc::new(faults)).memtable_bytes(64 << 10).open("/db");
+        assert!(replayed.is_err());
+        let db = options(Arc::new(killed)).open("/db").unwrap();
+        assert_eq!(db.iter().unwrap().map(Result::unwrap).count(), 400);
     }
 
     /// What is half made goes, and what is not ours stays.

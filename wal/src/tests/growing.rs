@@ -131,6 +131,13 @@ fn only_what_is_left_is_erased() {
     append_synced(&mut log, &payload(1, 40));
     let (end, intact) = (log.len(), memory.file_bytes(path()).unwrap());
     let last = intact.len() - 1;
+    // Further behind than what is read at once.
+    let mut long = intact.clone();
+    long.resize(600 * 1024, 0);
+    long[600 * 1024 - 1] = 1;
+    memory.replace_bytes(path(), long).unwrap();
+    GrowingLog::open_for_append(&memory, path(), LOG_ID, 3, end).unwrap();
+    assert!(memory.file_bytes(path()).unwrap()[end as usize..].iter().all(|byte| *byte == 0));
     for (len, leftover) in
         [(end as usize, None), (last + 1, None), (last + 1, Some(end as usize)), (last + 1, Some(last))]
     {
@@ -144,6 +151,26 @@ fn only_what_is_left_is_erased() {
         append_synced(&mut log, &payload(2, 40));
         assert_eq!(read(&memory).unwrap().0, [payload(1, 40), payload(2, 40)]);
     }
+}
+
+/// For salvage: of a file whose header is gone, the records are read all the same.
+#[test]
+fn records_are_read_without_the_header() {
+    let fs = new_fs();
+    let mut log = create(&fs);
+    let edits = edits(&[40, 5000, 300]);
+    edits.iter().for_each(|edit| append_synced(&mut log, edit));
+    let header = *SegmentReader::open(&fs, path()).unwrap().header();
+    let mut bytes = fs.file_bytes(path()).unwrap();
+    bytes[..64].fill(0);
+    fs.replace_bytes(path(), bytes).unwrap();
+    assert!(SegmentReader::open_damaged(&fs, path(), None).is_err());
+    let (mut reader, damage) = SegmentReader::open_damaged(&fs, path(), Some(header)).unwrap();
+    assert!(damage.is_some());
+    for edit in edits {
+        assert_eq!(reader.next().unwrap().unwrap().payload, edit);
+    }
+    assert_eq!(reader.next().unwrap(), None);
 }
 
 #[test]
