@@ -517,13 +517,21 @@ mod tests {
         for index in 0..400 {
             db.put(format!("{index:03}"), [b'x'; 1000]).unwrap();
         }
-        let killed = memory.process_kill_clone();
-        let faults = FaultFileSystem::new(Arc::new(killed.clone()));
-        faults.add(FaultRule::on(Operation::Sync).path("MANIFEST"));
-        let replayed = options(Arc::new(faults)).memtable_bytes(64 << 10).open("/db");
-        assert!(replayed.is_err());
-        let db = options(Arc::new(killed)).open("/db").unwrap();
-        assert_eq!(db.iter().unwrap().map(Result::unwrap).count(), 400);
+        let mut refused = 0;
+        for skip in 0..20 {
+            let killed = memory.process_kill_clone();
+            let faults = FaultFileSystem::new(Arc::new(killed.clone()));
+            faults.add(FaultRule::on(Operation::Sync).path("MANIFEST").skip(skip));
+            let replayed = options(Arc::new(faults)).memtable_bytes(64 << 10).open("/db");
+            refused += u32::from(replayed.is_err());
+            drop(replayed);
+            let db = options(Arc::new(killed)).open("/db").unwrap();
+            assert_eq!(db.iter().unwrap().map(Result::unwrap).count(), 400, "after {skip} syncs");
+        }
+        assert!(
+            (3..20).contains(&refused),
+            "those of a new manifest and of the commit, and no more: {refused}"
+        );
     }
 
     /// What is half made goes, and what is not ours stays.

@@ -10,16 +10,15 @@ use super::*;
 use crate::tail::Tail;
 
 const PAGE: usize = PAGE_BYTES;
-/// No multiple of a page: the last one cannot be written as a whole.
-const LEN: usize = 40 * PAGE + 1000;
+const LEN: usize = 40 * PAGE;
 /// What the file holds from an earlier life.
 const OLD: u8 = 0xaa;
 
-/// A file full of old bytes, with a tail at `end`.
-fn tail_at(end: usize) -> (MemoryFileSystem, FaultFileSystem, Tail) {
+/// A file of `len` old bytes, with a tail at `end`.
+fn tail_at(end: usize, len: usize) -> (MemoryFileSystem, FaultFileSystem, Tail) {
     let memory = new_fs();
     memory.open(&segment_path(1), OpenMode::CreateNew).unwrap();
-    memory.replace_bytes(&segment_path(1), vec![OLD; LEN]).unwrap();
+    memory.replace_bytes(&segment_path(1), vec![OLD; len]).unwrap();
     let faults = FaultFileSystem::new(Arc::new(memory.clone()));
     let file = LogFile::open(&faults, &segment_path(1)).unwrap();
     (memory, faults, Tail::new(file, end as u64))
@@ -30,8 +29,10 @@ fn a_page_is_written_as_a_whole_by_the_first_who_comes_to_it() {
     for seed in 0..300 {
         let mut random = Random(seed);
         let mut end = random.below(2 * PAGE as u64) as usize / 8 * 8;
-        let (memory, _, mut tail) = tail_at(end);
-        let mut expected = vec![OLD; LEN];
+        // With a last page that can be written as a whole, or not.
+        let file_len = LEN + [0, 1000][seed as usize % 2];
+        let (memory, _, mut tail) = tail_at(end, file_len);
+        let mut expected = vec![OLD; file_len];
         loop {
             let len = match random.below(4) {
                 // To the end of a page.
@@ -39,13 +40,13 @@ fn a_page_is_written_as_a_whole_by_the_first_who_comes_to_it() {
                 1 => random.below(3 * PAGE as u64) as usize,
                 _ => random.below(200) as usize,
             };
-            if end + len > LEN {
+            if end + len > file_len {
                 break;
             }
             tail.append(&vec![1; len]).unwrap();
             expected[end..end + len].fill(1);
             let page = (end + len) / PAGE * PAGE;
-            if page >= end && page + PAGE <= LEN && end + len > page {
+            if page >= end && page + PAGE <= file_len && end + len > page {
                 expected[end + len..page + PAGE].fill(0);
             }
             end += len;
@@ -64,7 +65,7 @@ fn what_a_failed_append_has_left_is_covered() {
     for (start, next) in [(64, 100), (64, 0), (PAGE, 8), (PAGE + 8, 3 * PAGE), (100, FAILED), (8, FAILED + 8)]
     {
         for sealed in [false, true] {
-            let (memory, faults, mut tail) = tail_at(start);
+            let (memory, faults, mut tail) = tail_at(start, LEN);
             faults.add(FaultRule::on(Operation::Write).kind(effect).once());
             tail.append(&vec![2; FAILED]).unwrap_err();
             assert_eq!(tail.end(), start as u64);
