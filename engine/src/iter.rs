@@ -92,6 +92,10 @@ impl terrace_sstable::Cursor for Source {
         each_source!(self, cursor => cursor.prev())
     }
     #[inline]
+    fn same_key_before(&self) -> Option<bool> {
+        each_source!(self, cursor => cursor.same_key_before())
+    }
+    #[inline]
     fn valid(&self) -> bool {
         each_source!(self, cursor => cursor.valid())
     }
@@ -147,8 +151,10 @@ enum Place {
     Nowhere,
     /// On the merged cursor's entry.
     Forward,
-    /// On an entry that was saved; the merged cursor stands before it.
+    /// On the merged cursor's entry, the only version of its key, and on the way back.
     Backward,
+    /// On an entry that was saved on the way back; the merged cursor stands before all versions of its key.
+    Saved,
 }
 
 /// A cursor that lends what it stands on: nothing is copied or counted per entry. It can be moved anywhere at any
@@ -174,7 +180,7 @@ pub struct Cursor {
     merge: MergeCursor<Source>,
     snapshot: u64,
     place: Place,
-    /// The entry that it stands on, when `Backward`.
+    /// The entry that it stands on, when `Saved`.
     saved: (Slice, Slice),
     /// The key whose versions are being passed over.
     key: Vec<u8>,
@@ -246,13 +252,13 @@ impl Cursor {
     pub fn next(&mut self) -> Result<bool> {
         match self.place {
             Place::Nowhere => self.failed.clone().map_or(Ok(false), Err),
-            Place::Forward => self.moving(|cursor| {
+            Place::Forward | Place::Backward => self.moving(|cursor| {
                 cursor.key.clear();
                 cursor.key.extend_from_slice(cursor.merge.key());
                 cursor.merge.next()?;
                 cursor.settle_forward(true)
             }),
-            Place::Backward => self.moving(|cursor| {
+            Place::Saved => self.moving(|cursor| {
                 cursor.key.clear();
                 cursor.key.extend_from_slice(&cursor.saved.0);
                 cursor.merge.seek(&cursor.key, 0)?;
@@ -271,7 +277,11 @@ impl Cursor {
                 cursor.merge.seek_before(&cursor.key)?;
                 cursor.settle_backward()
             }),
-            Place::Backward => self.moving(|cursor| cursor.settle_backward()),
+            Place::Backward => self.moving(|cursor| {
+                cursor.merge.prev()?;
+                cursor.settle_backward()
+            }),
+            Place::Saved => self.moving(|cursor| cursor.settle_backward()),
         }
     }
 
@@ -286,8 +296,8 @@ impl Cursor {
     /// If it stands on none: see [`Cursor::valid`].
     pub fn key(&self) -> &[u8] {
         match self.place {
-            Place::Forward => self.merge.key(),
-            Place::Backward => &self.saved.0,
+            Place::Forward | Place::Backward => self.merge.key(),
+            Place::Saved => &self.saved.0,
             Place::Nowhere => panic!("the cursor stands on no entry"),
         }
     }
@@ -298,15 +308,15 @@ impl Cursor {
     /// If it stands on none: see [`Cursor::valid`].
     pub fn value(&self) -> &[u8] {
         match self.place {
-            Place::Forward => self.merge.value(),
-            Place::Backward => &self.saved.1,
+            Place::Forward | Place::Backward => self.merge.value(),
+            Place::Saved => &self.saved.1,
             Place::Nowhere => panic!("the cursor stands on no entry"),
         }
     }
 
     fn entry(&self) -> (Slice, Slice) {
         match self.place {
-            Place::Forward => (self.merge.key_slice(), self.merge.value_slice()),
+            Place::Forward | Place::Backward => (self.merge.key_slice(), self.merge.value_slice()),
             _ => self.saved.clone(),
         }
     }
@@ -358,9 +368,16 @@ impl Cursor {
     }
 
     /// Goes backward from the merged cursor's entry, which is the oldest version of some key, to the first key with a
-    /// version that counts; saves it, and leaves the merged cursor before it.
+    /// version that counts. If it may not be the only one of its key, saves it and goes on before them all.
     fn settle_backward(&mut self) -> Result<Place> {
         while self.merge.valid() {
+            if self.merge.same_key_before() == Some(false) {
+                if self.merge.kind() == Kind::Put && self.merge.sequence() <= self.snapshot {
+                    return Ok(Place::Backward);
+                }
+                self.merge.prev()?;
+                continue;
+            }
             self.key.clear();
             self.key.extend_from_slice(self.merge.key());
             let mut newest = None;
@@ -372,7 +389,7 @@ impl Cursor {
             }
             if let Some((Kind::Put, entry)) = newest {
                 self.saved = entry;
-                return Ok(Place::Backward);
+                return Ok(Place::Saved);
             }
         }
         Ok(Place::Nowhere)

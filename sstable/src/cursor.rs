@@ -22,6 +22,11 @@ pub trait Cursor {
     fn next(&mut self) -> Result<()>;
     /// Goes to the entry before. Not valid before the first.
     fn prev(&mut self) -> Result<()>;
+    /// Whether the entry before has the same key: `None` if that cannot be told without moving, which is always
+    /// allowed. May be called only while it is valid.
+    fn same_key_before(&self) -> Option<bool> {
+        None
+    }
     /// Whether it stands on an entry.
     fn valid(&self) -> bool;
     /// The key.
@@ -56,6 +61,9 @@ impl<C: Cursor + ?Sized> Cursor for Box<C> {
     }
     fn prev(&mut self) -> Result<()> {
         (**self).prev()
+    }
+    fn same_key_before(&self) -> Option<bool> {
+        (**self).same_key_before()
     }
     fn valid(&self) -> bool {
         (**self).valid()

@@ -188,6 +188,23 @@ impl<C: Cursor> Cursor for MergeCursor<C> {
     }
 
     #[inline]
+    fn same_key_before(&self) -> Option<bool> {
+        if self.forward {
+            return None;
+        }
+        let current = self.heap[0];
+        let is_same = |&other: &usize| {
+            self.prefixes[other] == self.prefixes[current]
+                && self.sources[other].key() == self.sources[current].key()
+        };
+        // What comes first of the other sources is one of these two.
+        if self.heap.iter().skip(1).take(2).any(is_same) {
+            return Some(true);
+        }
+        self.sources[current].same_key_before()
+    }
+
+    #[inline]
     fn valid(&self) -> bool {
         !self.heap.is_empty()
     }

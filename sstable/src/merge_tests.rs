@@ -80,6 +80,27 @@ proptest! {
     }
 }
 
+/// On the way back it can nearly always be told whether the entry before has the same key.
+#[test]
+fn neighbours_on_the_way_back_are_told_apart() {
+    let tables = Tables::new();
+    let table = |number: u64, sequence| {
+        let entries = (0..2000_u32).filter(|i| i % (number as u32 + 1) == 0);
+        let entries: Vec<Entry> = entries.map(|i| put(format!("{i:08}"), sequence, [0; 20])).collect();
+        tables.table(&tables.write(number, &options(Compression::None), &entries))
+    };
+    // Every key, and a newer version of each third.
+    let cursors = [table(0, 1), table(2, 2)].map(|table| table.cursor(ScanMode::Auto));
+    let mut cursor = MergeCursor::new(cursors.into());
+    cursor.seek_to_last().unwrap();
+    let mut told = [0, 0, 0];
+    while cursor.valid() {
+        told[cursor.same_key_before().map_or(2, usize::from)] += 1;
+        cursor.prev().unwrap();
+    }
+    assert!(told[0] > 1900 && told[1] > 640 && told[2] < 50, "{told:?}");
+}
+
 #[test]
 fn no_sources_and_empty_sources() {
     let mut none: MergeCursor<TableCursor> = MergeCursor::new(Vec::new());

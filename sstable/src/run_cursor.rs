@@ -116,6 +116,12 @@ impl Cursor for RunCursor {
         self.skip_backward(index)
     }
 
+    /// No two tables have the same key.
+    #[inline]
+    fn same_key_before(&self) -> Option<bool> {
+        self.cursor().same_key_before()
+    }
+
     #[inline]
     fn valid(&self) -> bool {
         self.current.as_ref().is_some_and(|(_, cursor)| cursor.valid())

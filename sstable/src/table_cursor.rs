@@ -325,6 +325,17 @@ impl Cursor for TableCursor {
     }
 
     #[inline]
+    fn same_key_before(&self) -> Option<bool> {
+        let Some(slot) = self.slot.checked_sub(1) else {
+            // In the block before, or nowhere.
+            return if self.index == 0 { Some(false) } else { None };
+        };
+        let block = self.block();
+        let before = self.head.entry(block, slot).ok()?;
+        Some(block[before.key_range()] == block[self.entry.key_range()])
+    }
+
+    #[inline]
     fn valid(&self) -> bool {
         self.valid
     }

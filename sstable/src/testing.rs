@@ -302,6 +302,12 @@ pub(crate) fn compare_with_model(cursor: &mut impl Cursor, entries: &[Entry], st
         }
         let (is, should) = (current(cursor), at.map(|at| &entries[at]));
         assert!(is.as_ref() == should, "after {step:?}: {:?}, not {:?}", brief(is.as_ref()), brief(should));
+        if let Some(at) = at
+            && let Some(same) = cursor.same_key_before()
+        {
+            let before = at.checked_sub(1).map(|before| &entries[before].0);
+            assert_eq!(same, before == Some(&entries[at].0), "after {step:?}");
+        }
     }
 }
 
