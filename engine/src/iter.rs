@@ -252,10 +252,16 @@ impl Cursor {
     pub fn next(&mut self) -> Result<bool> {
         match self.place {
             Place::Nowhere => self.failed.clone().map_or(Ok(false), Err),
-            Place::Forward | Place::Backward => self.moving(|cursor| {
+            Place::Forward => self.moving(|cursor| {
                 cursor.key.clear();
                 cursor.key.extend_from_slice(cursor.merge.key());
                 cursor.merge.next()?;
+                cursor.settle_forward(true)
+            }),
+            Place::Backward => self.moving(|cursor| {
+                cursor.key.clear();
+                cursor.key.extend_from_slice(cursor.merge.key());
+                cursor.merge.seek(&cursor.key, 0)?;
                 cursor.settle_forward(true)
             }),
             Place::Saved => self.moving(|cursor| {

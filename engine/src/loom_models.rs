@@ -1,6 +1,6 @@
 //! Models of what threads do to each other: the real [`GroupCommit`], [`GroupSync`], [`Current`] and [`Snapshots`]
-//! between threads that loom runs in every order of up to [`PREEMPTIONS`], with the answers that the memory model
-//! allows a load. (Two things are said to be simpler than they are: `crate::sync` tells which.)
+//! between threads that loom runs in every order with up to [`PREEMPTIONS`] preemptions, with the answers that the
+//! memory model allows a load. (Two things are said to be simpler than they are: `crate::sync` tells which.)
 //!
 //! Around them stands as little as will do: a memtable is a row of flags, a file a number. `docs/testing.md` says
 //! how they are run.

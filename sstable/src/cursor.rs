@@ -22,8 +22,8 @@ pub trait Cursor {
     fn next(&mut self) -> Result<()>;
     /// Goes to the entry before. Not valid before the first.
     fn prev(&mut self) -> Result<()>;
-    /// Whether the entry before has the same key: `None` if that cannot be told without moving, which is always
-    /// allowed. May be called only while it is valid.
+    /// Whether the entry before has the same key; `None`, which is never wrong, if that cannot be told without moving.
+    /// May be called only while it is valid.
     fn same_key_before(&self) -> Option<bool> {
         None
     }

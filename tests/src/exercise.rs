@@ -347,6 +347,15 @@ fn read_some(keyspace: &Keyspace) {
             keys.push(key.to_vec());
         }
     }
+    if let Ok(mut cursor) = keyspace.cursor() {
+        // Back and forth, among keys that may not be in order.
+        for key in &keys {
+            let _ = cursor.seek_for_prev(key);
+            for forward in [false, false, true, true, true, false, true] {
+                let _ = if forward { cursor.next() } else { cursor.prev() };
+            }
+        }
+    }
     if let Ok(iter) = keyspace.iter() {
         iter.rev().take(SCANNED_MAX).take_while(|entry| entry.is_ok()).for_each(drop);
     }
