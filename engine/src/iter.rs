@@ -252,24 +252,20 @@ impl Cursor {
     pub fn next(&mut self) -> Result<bool> {
         match self.place {
             Place::Nowhere => self.failed.clone().map_or(Ok(false), Err),
-            Place::Forward => self.moving(|cursor| {
-                cursor.key.clear();
-                cursor.key.extend_from_slice(cursor.merge.key());
-                cursor.merge.next()?;
-                cursor.settle_forward(true)
-            }),
-            Place::Backward => self.moving(|cursor| {
-                cursor.key.clear();
-                cursor.key.extend_from_slice(cursor.merge.key());
-                cursor.merge.seek(&cursor.key, 0)?;
-                cursor.settle_forward(true)
-            }),
-            Place::Saved => self.moving(|cursor| {
-                cursor.key.clear();
-                cursor.key.extend_from_slice(&cursor.saved.0);
-                cursor.merge.seek(&cursor.key, 0)?;
-                cursor.settle_forward(true)
-            }),
+            Place::Forward => {
+                self.remember_key();
+                self.moving(|cursor| {
+                    cursor.merge.next()?;
+                    cursor.settle_forward(true)
+                })
+            }
+            Place::Backward | Place::Saved => {
+                self.remember_key();
+                self.moving(|cursor| {
+                    cursor.merge.seek(&cursor.key, 0)?;
+                    cursor.settle_forward(true)
+                })
+            }
         }
     }
 
@@ -277,12 +273,13 @@ impl Cursor {
     pub fn prev(&mut self) -> Result<bool> {
         match self.place {
             Place::Nowhere => self.failed.clone().map_or(Ok(false), Err),
-            Place::Forward => self.moving(|cursor| {
-                cursor.key.clear();
-                cursor.key.extend_from_slice(cursor.merge.key());
-                cursor.merge.seek_before(&cursor.key)?;
-                cursor.settle_backward()
-            }),
+            Place::Forward => {
+                self.remember_key();
+                self.moving(|cursor| {
+                    cursor.merge.seek_before(&cursor.key)?;
+                    cursor.settle_backward()
+                })
+            }
             Place::Backward => self.moving(|cursor| {
                 cursor.merge.prev()?;
                 cursor.settle_backward()
@@ -318,6 +315,13 @@ impl Cursor {
             Place::Saved => &self.saved.1,
             Place::Nowhere => panic!("the cursor stands on no entry"),
         }
+    }
+
+    /// Makes the key that it stands on the one whose versions are passed over.
+    fn remember_key(&mut self) {
+        let key = if self.place == Place::Saved { &*self.saved.0 } else { self.merge.key() };
+        self.key.clear();
+        self.key.extend_from_slice(key);
     }
 
     fn entry(&self) -> (Slice, Slice) {
