@@ -101,20 +101,18 @@ pub fn sum(bytes: &[u8]) -> u64 {
     rest.iter().fold(words, |sum, &byte| sum.wrapping_add(u64::from(byte)))
 }
 
-/// An open engine. Called from several threads at once.
-pub trait Engine: Sync {
-    /// How it is set up, a line for each thing that matters.
-    fn settings(&self) -> Vec<String>;
+/// How an engine shows what it holds: the part of reading that is its own. What is read is neither copied nor passed
+/// through a pointer to a function, unless the engine does so itself.
+pub trait ReadsInPlace {
+    /// Shows the value of a key to `read`. Sees every write that was acknowledged before.
+    fn find<T>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>>;
 
-    /// Writes a record, whether or not it exists.
-    fn put(&self, key: &[u8], value: &[u8]) -> Result;
+    /// Shows the entries of a span to `visit`.
+    fn each(&self, span: Span<'_>, visit: impl FnMut(&[u8], &[u8])) -> Result;
+}
 
-    /// Writes several records at once.
-    fn put_batch(&self, records: &[(Key, Vec<u8>)]) -> Result;
-
-    /// Removes a key.
-    fn delete(&self, key: &[u8]) -> Result;
-
+/// The reads that are measured, the same for all, and compiled for each.
+pub trait Reads {
     /// The sum of a value's bytes. Sees every write that was acknowledged before.
     fn get(&self, key: &[u8]) -> Result<Option<u64>>;
 
@@ -126,6 +124,42 @@ pub trait Engine: Sync {
 
     /// Passes the entries of a span to `visit`.
     fn scan(&self, span: Span<'_>, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result;
+}
+
+impl<E: ReadsInPlace> Reads for E {
+    fn get(&self, key: &[u8]) -> Result<Option<u64>> {
+        self.find(key, sum)
+    }
+
+    fn read(&self, key: &[u8], value: &mut Vec<u8>) -> Result<bool> {
+        value.clear();
+        Ok(self.find(key, |found| value.extend_from_slice(found))?.is_some())
+    }
+
+    fn touch(&self, span: Span<'_>) -> Result<Touched> {
+        let mut touched = Touched::default();
+        self.each(span, |key, value| touched.add(key, value))?;
+        Ok(touched)
+    }
+
+    fn scan(&self, span: Span<'_>, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result {
+        self.each(span, visit)
+    }
+}
+
+/// An open engine. Called from several threads at once.
+pub trait Engine: Reads + Sync {
+    /// How it is set up, a line for each thing that matters.
+    fn settings(&self) -> Vec<String>;
+
+    /// Writes a record, whether or not it exists.
+    fn put(&self, key: &[u8], value: &[u8]) -> Result;
+
+    /// Writes several records at once.
+    fn put_batch(&self, records: &[(Key, Vec<u8>)]) -> Result;
+
+    /// Removes a key.
+    fn delete(&self, key: &[u8]) -> Result;
 
     /// A view of everything as it is now, for the thread that made it, which reads nothing else meanwhile.
     fn view(&self) -> Result<Box<dyn View + '_>>;

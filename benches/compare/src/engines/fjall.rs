@@ -15,7 +15,7 @@ use fjall::{
 use terrace_tools::ycsb::record::Key;
 
 use super::quiet;
-use crate::engine::{Direction, Durability, Engine, OpenOptions, Result, Span, Touched, View, sum};
+use crate::engine::{Direction, Durability, Engine, OpenOptions, ReadsInPlace, Result, Span, View, sum};
 
 /// Bytes of hash index per entry of a block.
 const HASH_RATIO: f32 = 8.0;
@@ -70,6 +70,13 @@ impl Fjall {
             Durability::Synced => Ok(self.db.persist(PersistMode::SyncData)?),
         }
     }
+}
+
+impl ReadsInPlace for Fjall {
+    #[inline]
+    fn find<T>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>> {
+        Ok(self.keyspace.get(key)?.map(|value| read(&value)))
+    }
 
     fn each(&self, span: Span<'_>, mut visit: impl FnMut(&[u8], &[u8])) -> Result {
         let limit = usize::try_from(span.limit).unwrap_or(usize::MAX);
@@ -112,26 +119,6 @@ impl Engine for Fjall {
     fn delete(&self, key: &[u8]) -> Result {
         self.keyspace.remove(key)?;
         self.persist()
-    }
-
-    fn get(&self, key: &[u8]) -> Result<Option<u64>> {
-        Ok(self.keyspace.get(key)?.map(|value| sum(&value)))
-    }
-
-    fn read(&self, key: &[u8], value: &mut Vec<u8>) -> Result<bool> {
-        value.clear();
-        let found = self.keyspace.get(key)?.map(|found| value.extend_from_slice(&found));
-        Ok(found.is_some())
-    }
-
-    fn touch(&self, span: Span<'_>) -> Result<Touched> {
-        let mut touched = Touched::default();
-        self.each(span, |key, value| touched.add(key, value))?;
-        Ok(touched)
-    }
-
-    fn scan(&self, span: Span<'_>, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result {
-        self.each(span, visit)
     }
 
     fn view(&self) -> Result<Box<dyn View + '_>> {

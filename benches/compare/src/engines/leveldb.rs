@@ -12,7 +12,7 @@ use leveldb_sys::*;
 use terrace_tools::ycsb::record::Key;
 
 use super::quiet;
-use crate::engine::{Direction, Durability, Engine, OpenOptions, Result, Span, Touched, View, sum};
+use crate::engine::{Direction, Durability, Engine, OpenOptions, ReadsInPlace, Result, Span, View, sum};
 
 /// Tables that it may keep open: all of them.
 const OPEN_FILES_MAX: i32 = 20_000;
@@ -103,9 +103,9 @@ impl Drop for LevelDb {
 }
 
 impl LevelDb {
-    /// Shows the value of a key to `read`.
+    /// Shows the value of a key to `read`, as of the options.
     #[inline]
-    fn find<T>(
+    fn find_as_of<T>(
         &self,
         options: *const leveldb_readoptions_t,
         key: &[u8],
@@ -125,6 +125,20 @@ impl LevelDb {
         // SAFETY: as above, and nobody looks at them after this.
         unsafe { leveldb_free(value.cast()) };
         Ok(Some(result))
+    }
+
+    /// Writes the memtable to a table: that is what compacting any range does first, and there is nothing in this one.
+    fn flush(&self) {
+        let nowhere = [0_u8];
+        // SAFETY: the database is open, and both keys outlive the call.
+        unsafe { leveldb_compact_range(self.db, nowhere.as_ptr().cast(), 1, nowhere.as_ptr().cast(), 1) };
+    }
+}
+
+impl ReadsInPlace for LevelDb {
+    #[inline]
+    fn find<T>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>> {
+        self.find_as_of(self.read, key, read)
     }
 
     #[inline]
@@ -154,13 +168,6 @@ impl LevelDb {
             }
         }
         entries.status()
-    }
-
-    /// Writes the memtable to a table: that is what compacting any range does first, and there is nothing in this one.
-    fn flush(&self) {
-        let nowhere = [0_u8];
-        // SAFETY: the database is open, and both keys outlive the call.
-        unsafe { leveldb_compact_range(self.db, nowhere.as_ptr().cast(), 1, nowhere.as_ptr().cast(), 1) };
     }
 }
 
@@ -201,25 +208,6 @@ impl Engine for LevelDb {
         check(error)
     }
 
-    fn get(&self, key: &[u8]) -> Result<Option<u64>> {
-        self.find(self.read, key, sum)
-    }
-
-    fn read(&self, key: &[u8], value: &mut Vec<u8>) -> Result<bool> {
-        value.clear();
-        Ok(self.find(self.read, key, |found| value.extend_from_slice(found))?.is_some())
-    }
-
-    fn touch(&self, span: Span<'_>) -> Result<Touched> {
-        let mut touched = Touched::default();
-        self.each(span, |key, value| touched.add(key, value))?;
-        Ok(touched)
-    }
-
-    fn scan(&self, span: Span<'_>, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result {
-        self.each(span, visit)
-    }
-
     fn view(&self) -> Result<Box<dyn View + '_>> {
         // SAFETY: the database is open and outlives the view, which releases both.
         let (snapshot, read) = unsafe {
@@ -256,7 +244,7 @@ struct LevelDbView<'a> {
 
 impl View for LevelDbView<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<u64>> {
-        self.engine.find(self.read, key, sum)
+        self.engine.find_as_of(self.read, key, sum)
     }
 }
 

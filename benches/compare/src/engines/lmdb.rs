@@ -11,7 +11,7 @@ use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RoTxn, RwTxn,
 use terrace_tools::ycsb::record::Key;
 
 use crate::engine::{
-    Direction, Durability, Engine, OpenOptions, RECORD_BYTES, Result, Span, Touched, View, sum,
+    Direction, Durability, Engine, OpenOptions, RECORD_BYTES, ReadsInPlace, Result, Span, View, sum,
 };
 
 type Records = Database<'static, Bytes, Bytes>;
@@ -63,6 +63,14 @@ impl Lmdb {
         change(&mut txn)?;
         Ok(txn.commit()?)
     }
+}
+
+impl ReadsInPlace for Lmdb {
+    #[inline]
+    fn find<T>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>> {
+        let txn = self.env.read_txn()?;
+        Ok(self.records.get(&txn, key)?.map(read))
+    }
 
     #[inline]
     fn each(&self, span: Span<'_>, mut visit: impl FnMut(&[u8], &[u8])) -> Result {
@@ -102,28 +110,6 @@ impl Engine for Lmdb {
 
     fn delete(&self, key: &[u8]) -> Result {
         self.write(|txn| self.records.delete(txn, key).map(drop))
-    }
-
-    fn get(&self, key: &[u8]) -> Result<Option<u64>> {
-        let txn = self.env.read_txn()?;
-        Ok(self.records.get(&txn, key)?.map(sum))
-    }
-
-    fn read(&self, key: &[u8], value: &mut Vec<u8>) -> Result<bool> {
-        value.clear();
-        let txn = self.env.read_txn()?;
-        let found = self.records.get(&txn, key)?.map(|found| value.extend_from_slice(found));
-        Ok(found.is_some())
-    }
-
-    fn touch(&self, span: Span<'_>) -> Result<Touched> {
-        let mut touched = Touched::default();
-        self.each(span, |key, value| touched.add(key, value))?;
-        Ok(touched)
-    }
-
-    fn scan(&self, span: Span<'_>, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result {
-        self.each(span, visit)
     }
 
     fn view(&self) -> Result<Box<dyn View + '_>> {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use terrace_tools::ycsb::record::Key;
 
-use crate::engine::{Durability, Engine, OpenOptions, Result, Span, Touched, View};
+use crate::engine::{Durability, Engine, OpenOptions, ReadsInPlace, Result, Span, View};
 
 /// Bytes of the file; a put after the last goes to its start again.
 const FILE_BYTES: u64 = 64 << 20;
@@ -40,6 +40,16 @@ impl Raw {
     }
 }
 
+impl ReadsInPlace for Raw {
+    fn find<T>(&self, _: &[u8], _: impl FnOnce(&[u8]) -> T) -> Result<Option<T>> {
+        self.cannot()
+    }
+
+    fn each(&self, _: Span<'_>, _: impl FnMut(&[u8], &[u8])) -> Result {
+        self.cannot()
+    }
+}
+
 impl Engine for Raw {
     fn settings(&self) -> Vec<String> {
         let sync = if self.durability == Durability::Synced { " and one fdatasync" } else { "" };
@@ -67,22 +77,6 @@ impl Engine for Raw {
     }
 
     fn delete(&self, _: &[u8]) -> Result {
-        self.cannot()
-    }
-
-    fn get(&self, _: &[u8]) -> Result<Option<u64>> {
-        self.cannot()
-    }
-
-    fn read(&self, _: &[u8], _: &mut Vec<u8>) -> Result<bool> {
-        self.cannot()
-    }
-
-    fn touch(&self, _: Span<'_>) -> Result<Touched> {
-        self.cannot()
-    }
-
-    fn scan(&self, _: Span<'_>, _: &mut dyn FnMut(&[u8], &[u8])) -> Result {
         self.cannot()
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use terrace_tools::ycsb::record::Key;
 
-use crate::engine::{Direction, Durability, Engine, OpenOptions, Result, Span, Touched, View, sum};
+use crate::engine::{Direction, Durability, Engine, OpenOptions, ReadsInPlace, Result, Span, View, sum};
 
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
 
@@ -52,6 +52,13 @@ impl Redb {
 
     fn table(&self) -> Result<ReadOnlyTable<&'static [u8], &'static [u8]>> {
         Ok(self.db.begin_read()?.open_table(TABLE)?)
+    }
+}
+
+impl ReadsInPlace for Redb {
+    #[inline]
+    fn find<T>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>> {
+        Ok(self.table()?.get(key)?.map(|value| read(value.value())))
     }
 
     fn each(&self, span: Span<'_>, mut visit: impl FnMut(&[u8], &[u8])) -> Result {
@@ -110,26 +117,6 @@ impl Engine for Redb {
             txn.open_table(TABLE)?.remove(key)?;
             Ok(())
         })
-    }
-
-    fn get(&self, key: &[u8]) -> Result<Option<u64>> {
-        Ok(self.table()?.get(key)?.map(|value| sum(value.value())))
-    }
-
-    fn read(&self, key: &[u8], value: &mut Vec<u8>) -> Result<bool> {
-        value.clear();
-        let found = self.table()?.get(key)?.map(|found| value.extend_from_slice(found.value()));
-        Ok(found.is_some())
-    }
-
-    fn touch(&self, span: Span<'_>) -> Result<Touched> {
-        let mut touched = Touched::default();
-        self.each(span, |key, value| touched.add(key, value))?;
-        Ok(touched)
-    }
-
-    fn scan(&self, span: Span<'_>, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result {
-        self.each(span, visit)
     }
 
     fn view(&self) -> Result<Box<dyn View + '_>> {

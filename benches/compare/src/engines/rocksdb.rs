@@ -11,7 +11,7 @@ use rocksdb::{
 };
 use terrace_tools::ycsb::record::Key;
 
-use crate::engine::{Direction, Durability, Engine, OpenOptions, Result, Span, Touched, View, sum};
+use crate::engine::{Direction, Durability, Engine, OpenOptions, ReadsInPlace, Result, Span, View, sum};
 
 /// How table blocks are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,12 @@ struct RocksDb {
     settings: Vec<String>,
 }
 
-impl RocksDb {
+impl ReadsInPlace for RocksDb {
+    #[inline]
+    fn find<T>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>> {
+        Ok(self.db.get_pinned_opt(key, &self.read)?.map(|value| read(&value)))
+    }
+
     #[inline]
     fn each(&self, span: Span<'_>, mut visit: impl FnMut(&[u8], &[u8])) -> Result {
         let mut entries = self.db.raw_iterator();
@@ -120,26 +125,6 @@ impl Engine for RocksDb {
 
     fn delete(&self, key: &[u8]) -> Result {
         Ok(self.db.delete_opt(key, &self.write)?)
-    }
-
-    fn get(&self, key: &[u8]) -> Result<Option<u64>> {
-        Ok(self.db.get_pinned_opt(key, &self.read)?.map(|value| sum(&value)))
-    }
-
-    fn read(&self, key: &[u8], value: &mut Vec<u8>) -> Result<bool> {
-        value.clear();
-        let found = self.db.get_pinned_opt(key, &self.read)?.map(|found| value.extend_from_slice(&found));
-        Ok(found.is_some())
-    }
-
-    fn touch(&self, span: Span<'_>) -> Result<Touched> {
-        let mut touched = Touched::default();
-        self.each(span, |key, value| touched.add(key, value))?;
-        Ok(touched)
-    }
-
-    fn scan(&self, span: Span<'_>, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result {
-        self.each(span, visit)
     }
 
     fn view(&self) -> Result<Box<dyn View + '_>> {

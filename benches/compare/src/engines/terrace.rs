@@ -5,7 +5,7 @@ use std::path::Path;
 use terrace::{Db, Options, Snapshot, WriteBatch};
 use terrace_tools::ycsb::record::Key;
 
-use crate::engine::{Direction, Durability, Engine, OpenOptions, Result, Span, Touched, View, sum};
+use crate::engine::{Direction, Durability, Engine, OpenOptions, ReadsInPlace, Result, Span, View, sum};
 
 /// Opens it.
 pub fn open(dir: &Path, options: &OpenOptions) -> Result<Box<dyn Engine>> {
@@ -30,7 +30,12 @@ struct Terrace {
     settings: Vec<String>,
 }
 
-impl Terrace {
+impl ReadsInPlace for Terrace {
+    #[inline]
+    fn find<T>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>> {
+        Ok(self.db.get_with(key, read)?)
+    }
+
     #[inline]
     fn each(&self, span: Span<'_>, mut visit: impl FnMut(&[u8], &[u8])) -> Result {
         let mut cursor = self.db.cursor()?;
@@ -73,25 +78,6 @@ impl Engine for Terrace {
 
     fn delete(&self, key: &[u8]) -> Result {
         Ok(self.db.delete(key)?)
-    }
-
-    fn get(&self, key: &[u8]) -> Result<Option<u64>> {
-        Ok(self.db.get_with(key, sum)?)
-    }
-
-    fn read(&self, key: &[u8], value: &mut Vec<u8>) -> Result<bool> {
-        value.clear();
-        Ok(self.db.get_with(key, |found| value.extend_from_slice(found))?.is_some())
-    }
-
-    fn touch(&self, span: Span<'_>) -> Result<Touched> {
-        let mut touched = Touched::default();
-        self.each(span, |key, value| touched.add(key, value))?;
-        Ok(touched)
-    }
-
-    fn scan(&self, span: Span<'_>, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result {
-        self.each(span, visit)
     }
 
     fn view(&self) -> Result<Box<dyn View + '_>> {
