@@ -466,11 +466,11 @@ impl Gate {
         self.opened.notify_all();
     }
 
-    /// Fills a memtable, so that its flush stands at the gate.
+    /// Fills memtables, so that their flush stands at the gate. There are 80 records then.
     fn hold_up(&self, db: &Db) {
         self.set(true);
         for index in 0..80 {
-            db.put_with(format!("{index:04}"), [b'x'; 1000], Durability::Buffered).unwrap();
+            db.put_with(format!("{index:04}"), [b'x'; 400], Durability::Buffered).unwrap();
         }
         db.sync().unwrap();
         eventually("the flush stands at the gate", || self.waiting.load(Ordering::SeqCst) > 0);

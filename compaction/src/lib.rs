@@ -6,7 +6,7 @@
 //!
 //! The crate has two halves. What decides is pure and does no I/O: [`targets`] says how large each level should be,
 //! [`pick`] and [`pick_range`] say what to merge next, as a [`Choice`]. What acts takes the decision as a value:
-//! [`write_tables`] streams the cursor of [`input_cursor`] (or of a memtable) into new tables. The engine stands
+//! [`merge_tables`] streams tables, and [`write_tables`] any cursor (a memtable's), into new tables. The engine stands
 //! between them: it keeps the list of running jobs, turns a choice into tables and the outcome into a version.
 //!
 //! The invariants that both halves keep, whatever runs in parallel:
@@ -30,13 +30,13 @@ mod shape;
 mod span;
 mod targets;
 
-pub use merge::input_cursor;
+pub use merge::{Inputs, merge_tables};
 pub use pick::{Choice, Reason, is_settled, pick};
 pub use range::pick_range;
 pub use run::{Outcome, Output, Rules, write_tables};
 pub use shape::{Candidate, Shape};
 pub use span::{KeyRange, SizedKeyRange};
-pub use targets::{Policy, Targets, debt_bytes, targets};
+pub use targets::{L0_TRIGGER_QUIET, Policy, QUIET_REWRITE_MAX, Targets, debt_bytes, targets};
 
 /// The number of levels: 0, where flushes arrive, to 6, the bottom.
 pub const LEVELS: usize = 7;

@@ -96,11 +96,13 @@ pub enum Reason {
 /// assert_eq!(choice.output_level, 6);
 /// ```
 pub fn pick(shape: &Shape<'_>, policy: &Policy) -> Option<Choice> {
-    let targets = targets(&shape.level_bytes(), policy);
+    let level_bytes = shape.level_bytes();
+    let targets = targets(&level_bytes, policy);
+    let l0_trigger = policy.l0_trigger(&level_bytes, targets.base_level);
     let mut needs: Vec<(f64, usize)> = Vec::new();
     let free_in_level0 = shape.levels[0].iter().filter(|table| !table.busy).count();
-    if free_in_level0 >= policy.l0_trigger.max(1) {
-        needs.push((free_in_level0 as f64 / policy.l0_trigger.max(1) as f64, 0));
+    if free_in_level0 >= l0_trigger {
+        needs.push((free_in_level0 as f64 / l0_trigger as f64, 0));
     }
     for level in targets.base_level..LEVELS - 1 {
         let free = shape.levels[level].iter().filter(|table| !table.busy);

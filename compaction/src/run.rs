@@ -1,12 +1,12 @@
-//! Writing tables: what a flush and a compaction do. Runs on a background thread, does no locking, and touches
-//! nothing but the files that it creates.
+//! Writing tables: what a flush and a compaction do. Does no locking, and touches nothing but the files that it
+//! creates.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use terrace_io::{Bug, Error, FileSystem, Result};
 use terrace_sstable::{
-    Cause, Cursor, Kind, TableIdentity, TableMeta, TableOptions, TableWriter, table_file_name,
+    Cause, Cursor, Kind, SEQUENCE_MAX, TableIdentity, TableMeta, TableOptions, TableWriter, table_file_name,
     table_tmp_file_name,
 };
 
@@ -43,6 +43,7 @@ pub struct Output<'a> {
 }
 
 /// What may be left out, and where tables are cut.
+#[derive(Clone, Copy)]
 pub struct Rules<'a> {
     /// The sequence numbers of the live snapshots, ascending. For each the newest version at or below it is kept, and
     /// the newest of all. If the cursor may give versions newer than what new readers see, that number belongs here
@@ -80,56 +81,32 @@ pub struct Outcome {
 /// Versions that no reader can see are dropped, and so are tombstones that hide nothing. The tables are disjoint and
 /// durable, the directory's entries for them included. After an error nothing of them is left, as far as the file
 /// system allows.
-///
-/// ```
-/// use std::path::Path;
-/// use std::sync::Arc;
-/// use terrace_compaction::{Output, Rules, input_cursor, write_tables};
-/// use terrace_io::{FileSystem, MemoryFileSystem};
-/// use terrace_sstable::{Cause, Kind, Table, TableContext, TableIdentity, TableOptions, TableWriter};
-///
-/// # fn main() -> terrace_io::Result<()> {
-/// let fs: Arc<dyn FileSystem> = Arc::new(MemoryFileSystem::new());
-/// let dir = Path::new("/db");
-/// fs.create_dir_all(dir)?;
-/// let context = Arc::new(TableContext::new(Arc::clone(&fs), dir));
-/// let table = |number, entries: &[(&str, u64, Kind, &str)]| {
-///     let (database_id, keyspace_name) = ([7; 16], "default".to_owned());
-///     let (keyspace_id, level, cause) = (0, 0, Cause::Flush);
-///     let identity = TableIdentity { database_id, keyspace_id, keyspace_name, number, level, cause };
-///     let mut writer = TableWriter::create(&fs, dir, identity, &TableOptions::default())?;
-///     for (key, sequence, kind, value) in entries {
-///         writer.add(key.as_bytes(), *sequence, *kind, value.as_bytes())?;
-///     }
-///     Ok::<_, terrace_io::Error>(Table::new(Arc::clone(&context), writer.finish()?))
-/// };
-/// let older = table(1, &[("ice", 1, Kind::Put, "cold"), ("tea", 2, Kind::Put, "hot")])?;
-/// let newer = table(2, &[("ice", 3, Kind::Delete, ""), ("tea", 4, Kind::Put, "iced")])?;
-///
-/// let output = Output {
-///     fs: &fs,
-///     dir,
-///     database_id: [7; 16],
-///     keyspace_id: 0,
-///     keyspace_name: "default",
-///     level: 6,
-///     cause: Cause::Compaction,
-///     options: &TableOptions::default(),
-///     table_bytes: 64 << 20,
-///     next_number: &|| 3,
-/// };
-/// let rules = Rules { snapshots: &[], deeper: &[], next_level: &[], elide_below: 4, cancelled: &|| false };
-/// let outcome = write_tables(&mut input_cursor(&[(0, vec![newer, older])]), &output, &rules)?;
-/// assert_eq!((outcome.entries_in, outcome.entries_out, outcome.tombstones_dropped), (4, 1, 1));
-/// let merged = Table::new(context, outcome.tables[0].clone());
-/// assert_eq!(merged.get(b"tea", 4)?.expect("it was put").value(), b"iced");
-/// assert!(merged.get(b"ice", 4)?.is_none());
-/// # Ok(())
-/// # }
-/// ```
 pub fn write_tables<C: Cursor>(cursor: &mut C, output: &Output<'_>, rules: &Rules<'_>) -> Result<Outcome> {
+    write_part(cursor, output, rules, Part::WHOLE)
+}
+
+/// The part of a cursor's entries that one writer of several takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part<'a> {
+    /// The first key; `None` to begin with the first entry.
+    pub(crate) from: Option<&'a [u8]>,
+    /// The first key that is not taken; `None` to end with the last entry.
+    pub(crate) to: Option<&'a [u8]>,
+}
+
+impl Part<'_> {
+    pub(crate) const WHOLE: Part<'static> = Part { from: None, to: None };
+}
+
+/// [`write_tables`] of a part of the entries.
+pub(crate) fn write_part<C: Cursor>(
+    cursor: &mut C,
+    output: &Output<'_>,
+    rules: &Rules<'_>,
+    part: Part<'_>,
+) -> Result<Outcome> {
     let mut tables = TableSet::new(output, rules);
-    let written = copy_survivors(cursor, &mut tables, output, rules).and_then(|counts| {
+    let written = copy_survivors(cursor, &mut tables, output, rules, part).and_then(|counts| {
         tables.finish_table()?;
         if !tables.finished.is_empty() && !Bug::TableNameNotSynced.is_planted() {
             output.fs.sync_dir(output.dir)?;
@@ -156,6 +133,7 @@ fn copy_survivors<C: Cursor>(
     tables: &mut TableSet<'_>,
     output: &Output<'_>,
     rules: &Rules<'_>,
+    part: Part<'_>,
 ) -> Result<Outcome> {
     let deeper = (output.level > 0)
         .then(|| rules.deeper.iter().map(|(smallest, largest)| Span { smallest, largest }).collect());
@@ -165,12 +143,18 @@ fn copy_survivors<C: Cursor>(
     // Sequence numbers of tombstones of the current key, whose fate is not known yet.
     let mut held: Vec<u64> = Vec::new();
 
-    cursor.seek_to_first()?;
+    match part.from {
+        Some(from) => cursor.seek(from, SEQUENCE_MAX)?,
+        None => cursor.seek_to_first()?,
+    }
     while cursor.valid() {
         if outcome.entries_in.is_multiple_of(ENTRIES_PER_CANCEL_CHECK) && (rules.cancelled)() {
             return Err(Error::Closed);
         }
         if outcome.entries_in == 0 || cursor.key() != key {
+            if part.to.is_some_and(|to| cursor.key() >= to) {
+                break;
+            }
             outcome.tombstones_dropped += settle_held(&mut held, &key, &mut retention, tables)?;
             key.clear();
             key.extend_from_slice(cursor.key());
@@ -293,13 +277,18 @@ impl<'a> TableSet<'a> {
         if let Some(writer) = self.writer {
             writer.abandon();
         }
-        for number in self.numbers {
-            for name in [table_file_name(number), table_tmp_file_name(number)] {
-                if let Err(error) = self.output.fs.remove_file(&self.output.dir.join(name))
-                    && !error.is_not_found()
-                {
-                    tracing::debug!(%error, "a table of a failed job stays behind");
-                }
+        remove_files(self.output, self.numbers);
+    }
+}
+
+/// Removes the files of tables that were begun or finished, as far as possible.
+pub(crate) fn remove_files(output: &Output<'_>, numbers: impl IntoIterator<Item = u64>) {
+    for number in numbers {
+        for name in [table_file_name(number), table_tmp_file_name(number)] {
+            if let Err(error) = output.fs.remove_file(&output.dir.join(name))
+                && !error.is_not_found()
+            {
+                tracing::debug!(%error, "a table of a failed job stays behind");
             }
         }
     }

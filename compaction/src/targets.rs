@@ -31,9 +31,12 @@ const DIRECT_RATIO_MAX: u64 = 6;
 pub struct Policy {
     /// Level 0 is compacted once it has this many tables.
     pub l0_trigger: usize,
+    /// Whether hardly any tables come in. Then [`L0_TRIGGER_QUIET`] of them in level 0 are enough, unless merging them
+    /// would rewrite more than [`QUIET_REWRITE_MAX`] times their bytes: readers gain, and there is time.
+    pub quiet: bool,
     /// The size that the first level below level 0 has at least. It should be about what one compaction takes from
-    /// level 0, `l0_trigger` times the size of a memtable: with much smaller memtables, each small batch would
-    /// rewrite a large bottom.
+    /// level 0, `l0_trigger` times the size of a flush: with much smaller ones, each small batch would rewrite a large
+    /// bottom.
     pub level_base_bytes: u64,
     /// How many times larger a level may be than the one above it.
     pub level_multiplier: u64,
@@ -43,7 +46,27 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Policy { l0_trigger: 4, level_base_bytes: 256 << 20, level_multiplier: 10, table_bytes: 64 << 20 }
+        Policy {
+            l0_trigger: 4,
+            quiet: false,
+            level_base_bytes: 256 << 20,
+            level_multiplier: 10,
+            table_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Tables in level 0 that are compacted in quiet times.
+pub const L0_TRIGGER_QUIET: usize = 4;
+/// How many times their own bytes the tables of level 0 may lead to be rewritten in quiet times.
+pub const QUIET_REWRITE_MAX: u64 = 8;
+
+impl Policy {
+    /// How many tables of level 0 start a compaction into `base_level`.
+    pub(crate) fn l0_trigger(&self, level_bytes: &[u64; LEVELS], base_level: usize) -> usize {
+        let is_cheap = level_bytes[base_level] <= level_bytes[0].saturating_mul(QUIET_REWRITE_MAX);
+        let trigger = if self.quiet && is_cheap { L0_TRIGGER_QUIET } else { usize::MAX };
+        trigger.min(self.l0_trigger).max(1)
     }
 }
 

@@ -7,9 +7,10 @@
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use terrace_compaction::{
-    Choice, LEVELS, Output, Policy, Rules, debt_bytes, input_cursor, pick_range, write_tables,
+    Choice, Inputs, LEVELS, Outcome, Output, Policy, Rules, debt_bytes, merge_tables, pick_range,
 };
 use terrace_io::{Error, Result};
 use terrace_sstable::{Cause, Table, TableMeta};
@@ -27,7 +28,8 @@ impl Core {
     pub fn policy(&self, keyspace: &KeyspaceInner) -> Policy {
         Policy {
             l0_trigger: self.options.l0_trigger,
-            level_base_bytes: self.options.level_base_bytes,
+            quiet: keyspace.quiet_from() <= Instant::now(),
+            level_base_bytes: self.options.base_bytes(),
             level_multiplier: self.options.level_multiplier,
             table_bytes: keyspace.options.table_bytes,
         }
@@ -49,7 +51,7 @@ impl Core {
                     l0_tables: state.version.levels[0].len(),
                     l0_trigger: self.options.l0_trigger,
                     debt_bytes: self.debt(keyspace, &state.version),
-                    level_base_bytes: self.options.level_base_bytes,
+                    level_base_bytes: self.options.base_bytes(),
                     sealed_memtables: state.sealed.len() / MEMTABLES_PER_FLUSH,
                     memtables_max: self.options.memtables_max,
                 }
@@ -59,8 +61,8 @@ impl Core {
     }
 }
 
-/// Carries out a choice.
-pub(crate) fn run(core: &Core, keyspace: &KeyspaceInner, choice: &Choice) -> Result<()> {
+/// Carries out a choice, on up to so many threads.
+pub(crate) fn run(core: &Core, keyspace: &KeyspaceInner, choice: &Choice, threads: usize) -> Result<()> {
     let version = keyspace.peek().version.clone();
     let Some(inputs) = find_inputs(&version, choice) else { return Ok(()) };
     if choice.trivial_move {
@@ -76,7 +78,7 @@ pub(crate) fn run(core: &Core, keyspace: &KeyspaceInner, choice: &Choice) -> Res
     );
     let _entered = span.enter();
 
-    let outcome = merge_tables(core, keyspace, choice, &version, &inputs)?;
+    let outcome = merge(core, keyspace, choice, &version, &inputs, threads)?;
     let tables = outcome.tables;
     let added =
         tables.iter().map(|meta| (choice.output_level, Table::new(core.tables.clone(), meta.clone())));
@@ -96,9 +98,7 @@ pub(crate) fn run(core: &Core, keyspace: &KeyspaceInner, choice: &Choice) -> Res
     installed.map(drop)
 }
 
-type Inputs = Vec<(usize, Vec<Arc<Table>>)>;
-
-fn find_inputs(version: &Version, choice: &Choice) -> Option<Inputs> {
+fn find_inputs(version: &Version, choice: &Choice) -> Option<Vec<(usize, Vec<Arc<Table>>)>> {
     let find = |level: usize, number: &u64| {
         version.levels[level].iter().find(|table| table.meta().number == *number).cloned()
     };
@@ -109,13 +109,14 @@ fn find_inputs(version: &Version, choice: &Choice) -> Option<Inputs> {
     levels.collect()
 }
 
-fn merge_tables(
+fn merge(
     core: &Core,
     keyspace: &KeyspaceInner,
     choice: &Choice,
     version: &Version,
     inputs: &Inputs,
-) -> Result<terrace_compaction::Outcome> {
+    threads: usize,
+) -> Result<Outcome> {
     let keys = |table: &Arc<Table>| (table.meta().smallest_key.clone(), table.meta().largest_key.clone());
     let below = &version.levels[(choice.output_level + 1).min(LEVELS)..];
     let deeper: Vec<_> = below.iter().flat_map(|tables| tables.iter().map(keys)).collect();
@@ -150,7 +151,7 @@ fn merge_tables(
         elide_below,
         cancelled: &cancelled,
     };
-    write_tables(&mut input_cursor(inputs), &output, &rules)
+    merge_tables(inputs, &output, &rules, threads)
 }
 
 fn move_tables(core: &Core, keyspace: &KeyspaceInner, choice: &Choice, inputs: &Inputs) -> Result<()> {

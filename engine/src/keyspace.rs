@@ -3,7 +3,9 @@
 use std::ops::{Deref, RangeBounds};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use terrace_io::{Error, Result};
 use terrace_sstable::{Kind, Slice};
 
@@ -16,6 +18,9 @@ use crate::iter::{Cursor, Iter, borrowed, owned_bounds, prefix_bounds};
 use crate::options::{Durability, KeyspaceOptions};
 use crate::version::State;
 
+/// Times are quiet once no table was flushed for so long.
+const QUIET_AFTER: Duration = Duration::from_secs(5);
+
 /// What the database keeps of a keyspace, shared by all handles to it.
 pub(crate) struct KeyspaceInner {
     pub id: u32,
@@ -26,6 +31,8 @@ pub(crate) struct KeyspaceInner {
     pub dropped: AtomicBool,
     /// Its sealed memtables are to be flushed even if they are few.
     pub flush_wanted: AtomicBool,
+    /// When a table was last added to level 0, or the keyspace opened.
+    flushed_at: Mutex<Instant>,
     current: Current<State>,
 }
 
@@ -38,8 +45,19 @@ impl KeyspaceInner {
             instance,
             dropped: AtomicBool::new(false),
             flush_wanted: AtomicBool::new(false),
+            flushed_at: Mutex::new(Instant::now()),
             current: Current::new(state),
         }
+    }
+
+    /// Says that a table was added to level 0.
+    pub fn was_flushed(&self) {
+        *self.flushed_at.lock() = Instant::now();
+    }
+
+    /// When times will be quiet if no more tables are flushed.
+    pub fn quiet_from(&self) -> Instant {
+        *self.flushed_at.lock() + QUIET_AFTER
     }
 
     /// [`Error::KeyspaceDropped`] if it was.

@@ -53,7 +53,7 @@ pub struct Options {
     pub(crate) block_cache_bytes: u64,
     pub(crate) point_reads: PointReads,
     pub(crate) l0_trigger: usize,
-    pub(crate) level_base_bytes: u64,
+    level_base_bytes: Option<u64>,
     pub(crate) level_multiplier: u64,
     pub(crate) scrub_interval: Option<Duration>,
     pub(crate) scrub_bytes_per_second: u64,
@@ -67,18 +67,17 @@ impl Options {
         Options {
             create_if_missing: true,
             durability: Durability::Sync,
-            memtable_bytes: 64 * MIB,
-            memtables_max: 4,
+            memtable_bytes: 128 * MIB,
+            memtables_max: 3,
             log_bytes_max: 1024 * MIB,
             segment_bytes_max: 16 * MIB,
             sync_interval: None,
             max_value_bytes: None,
-            compaction_threads: std::thread::available_parallelism()
-                .map_or(1, |n| n.get().div_ceil(2).min(4)),
+            compaction_threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(4)),
             block_cache_bytes: 32 * MIB,
             point_reads: PointReads::Mmap,
-            l0_trigger: 4,
-            level_base_bytes: 256 * MIB,
+            l0_trigger: 16,
+            level_base_bytes: None,
             level_multiplier: 10,
             scrub_interval: None,
             scrub_bytes_per_second: 32 * MIB,
@@ -99,7 +98,7 @@ impl Options {
         self
     }
 
-    /// Bytes of heap that a keyspace's memtables may take before they are written to a table (default: 64 MiB,
+    /// Bytes of heap that a keyspace's memtables may take before they are written to a table (default: 128 MiB,
     /// at least 64 KiB).
     pub fn memtable_bytes(mut self, bytes: u64) -> Self {
         self.memtable_bytes = bytes;
@@ -107,7 +106,7 @@ impl Options {
     }
 
     /// Writers of a keyspace wait for a flush once its memtables take so many times [`Options::memtable_bytes`]
-    /// (default: 4, at least 2).
+    /// (default: 3, at least 2).
     pub fn memtables_max(mut self, count: usize) -> Self {
         self.memtables_max = count;
         self
@@ -139,7 +138,8 @@ impl Options {
         self
     }
 
-    /// Compactions that may run at once (default: half of the processors, 1 to 4).
+    /// Threads that compaction may use at once, for several jobs or for one large one (default: as many as there are
+    /// processors, 1 to 4).
     pub fn compaction_threads(mut self, threads: usize) -> Self {
         self.compaction_threads = threads;
         self
@@ -158,16 +158,19 @@ impl Options {
         self
     }
 
-    /// Tables in level 0 that start a compaction (default: 4).
+    /// Tables in level 0 that start a compaction (default: 16). While writes come in fast, one large compaction costs
+    /// much less than several small ones. In quiet times, when nothing was flushed for five seconds, 4 are enough
+    /// unless they are small beside what they would be merged with.
     pub fn l0_trigger(mut self, tables: usize) -> Self {
         self.l0_trigger = tables;
         self
     }
 
-    /// Bytes that the topmost level below 0 may hold (default: 256 MiB). The levels below it are each
+    /// Bytes that the topmost level below 0 may hold (default: [`Options::l0_trigger`] times
+    /// [`Options::memtable_bytes`], what one compaction takes from level 0). The levels below it are each
     /// [`Options::level_multiplier`] times larger, sized from the bottom up.
     pub fn level_base_bytes(mut self, bytes: u64) -> Self {
-        self.level_base_bytes = bytes;
+        self.level_base_bytes = Some(bytes);
         self
     }
 
@@ -207,6 +210,11 @@ impl Options {
         Db::open_with(path.as_ref(), self)
     }
 
+    /// The bytes that the topmost level below 0 may hold.
+    pub(crate) fn base_bytes(&self) -> u64 {
+        self.level_base_bytes.unwrap_or_else(|| self.memtable_bytes.saturating_mul(self.l0_trigger as u64))
+    }
+
     /// The heap that one memtable may take.
     pub(crate) fn one_memtable_bytes(&self) -> u64 {
         self.memtable_bytes / MEMTABLES_PER_FLUSH as u64
@@ -222,7 +230,7 @@ impl Options {
         at_least("segment_bytes_max", self.segment_bytes_max, 64 << 10)?;
         at_least("compaction_threads", self.compaction_threads as u64, 1)?;
         at_least("l0_trigger", self.l0_trigger as u64, 1)?;
-        at_least("level_base_bytes", self.level_base_bytes, 1)?;
+        at_least("level_base_bytes", self.base_bytes(), 1)?;
         at_least("level_multiplier", self.level_multiplier, 2)?;
         for (what, interval) in
             [("sync_interval", self.sync_interval), ("scrub_interval", self.scrub_interval)]

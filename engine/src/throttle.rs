@@ -16,6 +16,10 @@ const SLEEP_MIN: Duration = Duration::from_millis(1);
 /// Time owed is forgotten beyond this, so that one huge batch does not hold everyone up for long.
 const OWED_MAX: Duration = Duration::from_millis(500);
 
+/// Tables that level 0 may have beyond those that start a compaction before writers are slowed down: about as many come
+/// in while one compaction runs.
+const L0_SLACK: f64 = 8.0;
+
 /// The rate at the onset of the limit and at its full strength, in bytes per second.
 const RATE_ONSET: f64 = 256e6;
 const RATE_FULL: f64 = 1e6;
@@ -69,7 +73,7 @@ impl Pressure {
     pub fn severity(&self) -> (f64, StallReason) {
         let between = |value: f64, onset: f64, full: f64| ((value - onset) / (full - onset)).clamp(0.0, 1.0);
         let trigger = self.l0_trigger as f64;
-        let level0 = between(self.l0_tables as f64, 3.0 * trigger, 9.0 * trigger);
+        let level0 = between(self.l0_tables as f64, trigger + L0_SLACK, 3.0 * (trigger + L0_SLACK));
         let base = self.level_base_bytes as f64;
         let debt = between(self.debt_bytes as f64, 8.0 * base, 64.0 * base);
         // With room for less than two sealed memtables there is nothing between none and full.

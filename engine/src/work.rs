@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use terrace_compaction::{Choice, pick};
+use terrace_compaction::{Choice, L0_TRIGGER_QUIET, pick};
 use terrace_io::{Error, Result};
 
 use crate::core::Core;
@@ -134,13 +134,23 @@ impl Core {
         });
     }
 
+    /// When times will be quiet for keyspaces that quiet would give something to do.
+    fn quiet_soon(&self) -> Vec<Instant> {
+        let now = Instant::now();
+        let keyspaces = self.keyspaces.load();
+        let waiting =
+            keyspaces.values().filter(|known| known.peek().version.levels[0].len() >= L0_TRIGGER_QUIET);
+        waiting.map(|keyspace| keyspace.quiet_from()).filter(|&from| from > now).collect()
+    }
+
     fn pause(&self, state: &mut MutexGuard<'_, WorkState>) {
         let poisoned = self.poison.cause().is_some();
         let troubles = state.flush_trouble.iter().chain(state.compaction_trouble.values());
-        match troubles.map(|trouble| trouble.retry_at).min().filter(|_| !poisoned) {
-            Some(retry_at) => {
+        let retries = troubles.map(|trouble| trouble.retry_at);
+        match retries.chain(self.quiet_soon()).min().filter(|_| !poisoned) {
+            Some(at) => {
                 let soon = Instant::now() + Duration::from_millis(10);
-                self.work.changed.wait_until(state, retry_at.max(soon));
+                self.work.changed.wait_until(state, at.max(soon));
             }
             None => self.work.changed.wait(state),
         }
@@ -238,7 +248,8 @@ impl Drop for Claim<'_> {
     }
 }
 
-/// Runs one compaction, and says so to the others while it lasts.
+/// Runs one compaction, and says so to the others while it lasts. A large one is divided between the threads that
+/// nothing else needs now.
 pub(crate) fn run_compaction(
     core: &Core,
     state: &mut MutexGuard<'_, WorkState>,
@@ -246,7 +257,8 @@ pub(crate) fn run_compaction(
     choice: &Arc<Choice>,
 ) -> Result<()> {
     state.compacting.push((keyspace.id, choice.clone()));
-    let outcome = MutexGuard::unlocked(state, || compact::run(core, keyspace, choice));
+    let threads = (core.options.compaction_threads + 1).saturating_sub(state.compacting.len()).max(1);
+    let outcome = MutexGuard::unlocked(state, || compact::run(core, keyspace, choice, threads));
     state.compacting.retain(|(_, running)| !Arc::ptr_eq(running, choice));
     outcome
 }

@@ -211,6 +211,22 @@ impl Table {
         Ok(storage.extent(index)?.start)
     }
 
+    /// Up to `count` keys at which the table can be divided, ascending, with about as many bytes between any two. None
+    /// is above the largest key.
+    pub fn dividing_keys(&self, count: usize) -> Result<Vec<Vec<u8>>> {
+        let storage = self.storage()?;
+        let blocks = storage.fences.len();
+        let mut keys = Vec::with_capacity(count);
+        for number in 1..=count {
+            let index = blocks * number / (count + 1);
+            let key = storage.fences.separator(&storage.metadata, index)?;
+            if index > 0 && keys.last() != Some(&key) {
+                keys.push(key);
+            }
+        }
+        Ok(keys)
+    }
+
     /// How many bytes of the file's mapping are in memory. `None` if it is not open, not mapped, or the operating
     /// system does not say.
     pub fn resident_bytes(&self) -> Option<u64> {

@@ -105,6 +105,7 @@ fn answer(lines: &[String]) -> String {
                     let value: u64 = value.parse().unwrap();
                     match name {
                         "trigger" => policy.l0_trigger = value as usize,
+                        "quiet" => policy.quiet = value != 0,
                         "base" => policy.level_base_bytes = value * MIB,
                         "multiplier" => policy.level_multiplier = value,
                         "table" => policy.table_bytes = value * MIB,

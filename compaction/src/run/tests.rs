@@ -1,18 +1,18 @@
 //! Writing tables over a file system in memory: random versions, snapshots and deeper tables against a brute-force
 //! oracle; faults at every call, with nothing left behind; cancelling; where tables are cut.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 use terrace_io::{CrashPolicy, FaultFileSystem, FaultKind, FaultRule, MemoryFileSystem, Operation};
 use terrace_sstable::{Compression, SEQUENCE_MAX, ScanMode, Table, TableContext};
 
 use super::*;
-use crate::input_cursor;
+use crate::merge_tables;
 
 const DIR: &str = "/db";
 
@@ -24,6 +24,8 @@ struct Bench {
     fs: Arc<dyn FileSystem>,
     next_number: AtomicU64,
     options: TableOptions,
+    /// How many threads a job may take.
+    threads: usize,
 }
 
 /// Rules with nothing in them, to be changed.
@@ -50,7 +52,7 @@ impl Default for OwnRules {
 impl Bench {
     fn new(fs: Arc<dyn FileSystem>) -> Self {
         fs.create_dir_all(Path::new(DIR)).unwrap();
-        Bench { fs, next_number: AtomicU64::new(1), options: TableOptions::default() }
+        Bench { fs, next_number: AtomicU64::new(1), options: TableOptions::default(), threads: 3 }
     }
 
     fn next_number(&self) -> u64 {
@@ -105,7 +107,7 @@ impl Bench {
             elide_below: rules.elide_below,
             cancelled: &*rules.cancelled,
         };
-        write_tables(&mut input_cursor(inputs), &output, &rules)
+        merge_tables(inputs, &output, &rules, self.threads)
     }
 
     /// The versions in a table.
@@ -228,6 +230,7 @@ proptest! {
     fn what_readers_need_survives_and_nothing_else(scenario in scenario()) {
         let memory = MemoryFileSystem::new();
         let mut bench = Bench::new(Arc::new(memory.clone()));
+        bench.threads = 1 + scenario.writes.len() % 4;
         bench.options.compression = if scenario.compressed { Compression::Snappy } else { Compression::None };
 
         let mut versions: Vec<Version> = Vec::new();
@@ -314,9 +317,9 @@ fn a_failed_job_leaves_nothing_behind() {
     for operation in operations {
         for kind in kinds {
             let mut failures = 0;
-            for skip in 0.. {
+            for (skip, threads) in (0..).flat_map(|skip| [(skip, 1), (skip, 3)]) {
                 let faults = FaultFileSystem::new(Arc::new(MemoryFileSystem::new()));
-                let bench = Bench::new(Arc::new(faults.clone()));
+                let bench = Bench { threads, ..Bench::new(Arc::new(faults.clone())) };
                 let input = bench.table(&puts(1000, 100));
                 let before = bench.names();
                 faults.add(FaultRule::on(operation).skip(skip).once().kind(kind));
@@ -392,7 +395,7 @@ fn nothing_is_written_when_nothing_survives() {
 
 #[test]
 fn tables_come_out_at_the_size_asked_for() {
-    let bench = Bench::new(Arc::new(MemoryFileSystem::new()));
+    let bench = Bench { threads: 1, ..Bench::new(Arc::new(MemoryFileSystem::new())) };
     let input = bench.table(&puts(20_000, 100));
     let outcome = bench.run(6, 400_000, &[(0, vec![input])], &OwnRules::default()).unwrap();
     let (_, full) = outcome.tables.split_last().unwrap();
@@ -413,4 +416,35 @@ fn tables_end_where_tables_of_the_next_level_end() {
     let outcome = bench.run(5, 400_000, &[(0, vec![input])], &rules).unwrap();
     assert_eq!(outcome.tables[0].largest_key, key(2000));
     assert_eq!(outcome.tables[1].largest_key, key(4600));
+}
+
+#[test]
+fn a_large_job_is_divided_between_threads() {
+    let mut bench = Bench::new(Arc::new(MemoryFileSystem::new()));
+    let versions = puts(4000, 100);
+    let (even, odd): (Vec<_>, Vec<_>) = versions.iter().cloned().partition(|version| version.1 % 2 == 0);
+    let inputs =
+        [(0, vec![bench.table(&even)]), (6, vec![bench.table(&odd[..1000]), bench.table(&odd[1000..])])];
+    for count in [1, 2, 4] {
+        bench.threads = count;
+        let threads = Arc::new(Mutex::new(HashMap::new()));
+        let asking = Arc::clone(&threads);
+        let ask = move || {
+            *asking.lock().unwrap().entry(std::thread::current().id()).or_insert(0) += 1;
+            false
+        };
+        let rules = OwnRules { cancelled: Box::new(ask), ..OwnRules::default() };
+        let outcome = bench.run(6, 50_000, &inputs, &rules).unwrap();
+        assert_eq!(outcome.entries_in, 4000);
+        let read: Vec<Version> = outcome.tables.iter().flat_map(|meta| bench.read(meta)).collect();
+        assert_eq!(read, versions);
+        // Asked once for every so many entries: each thread has its share.
+        let asked: Vec<u32> = threads.lock().unwrap().values().copied().collect();
+        let share = 4000 / ENTRIES_PER_CANCEL_CHECK as u32 / count as u32;
+        assert_eq!(asked.len(), count);
+        assert!(asked.iter().all(|asked| asked.abs_diff(share) <= share / 4), "{asked:?} of {share}");
+    }
+    // Too small to be divided more than once.
+    bench.threads = 8;
+    assert_eq!(bench.run(6, 150_000, &inputs, &OwnRules::default()).unwrap().tables.len(), 4);
 }

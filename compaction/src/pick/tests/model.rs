@@ -57,12 +57,15 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
-    (1..5usize, 1..60u64, 2..5u64, 1..40u64).prop_map(|(l0_trigger, base, level_multiplier, table)| Policy {
-        l0_trigger,
-        level_base_bytes: base * 10,
-        level_multiplier,
-        table_bytes: table * 10,
-    })
+    (1..5usize, any::<bool>(), 1..60u64, 2..5u64, 1..40u64).prop_map(
+        |(l0_trigger, quiet, base, level_multiplier, table)| Policy {
+            l0_trigger: if quiet { 4 * l0_trigger } else { l0_trigger },
+            quiet,
+            level_base_bytes: base * 10,
+            level_multiplier,
+            table_bytes: table * 10,
+        },
+    )
 }
 
 /// A version; `written` is its sequence number when it was written, which stands for its value.
