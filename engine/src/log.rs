@@ -25,9 +25,6 @@ use crate::poison::Poison;
 /// Length of the first segment after an open.
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 
-/// Retired segments of full length that are kept for reuse.
-const SPARES_MAX: usize = 4;
-
 /// A group buffer that has grown past this is given back after use.
 const GROUP_BYTES_KEPT: usize = 1 << 20;
 
@@ -37,6 +34,8 @@ pub(crate) struct Log {
     dir: PathBuf,
     log_id: [u8; 16],
     segment_bytes_max: u64,
+    /// Retired segments of full length that are kept for reuse.
+    spares_max: usize,
     poison: Arc<Poison>,
     manifest: Arc<Mutex<Manifest>>,
     sync: GroupSync<Arc<LogFile>>,
@@ -62,6 +61,7 @@ impl Log {
         fs: Arc<dyn FileSystem>,
         dir: PathBuf,
         segment_bytes_max: u64,
+        spares_max: usize,
         manifest: Arc<Mutex<Manifest>>,
         poison: Arc<Poison>,
     ) -> Log {
@@ -74,6 +74,7 @@ impl Log {
             dir,
             log_id,
             segment_bytes_max,
+            spares_max,
             poison,
             manifest,
             sync: GroupSync::new(),
@@ -195,7 +196,7 @@ impl Log {
         {
             let mut provision = self.provision.lock();
             for &(number, length) in retired {
-                let keep = length == self.segment_bytes_max && provision.spares.len() < SPARES_MAX;
+                let keep = length == self.segment_bytes_max && provision.spares.len() < self.spares_max;
                 let place = if keep { &mut provision.spares } else { &mut unwanted };
                 place.push(number);
             }
@@ -368,7 +369,7 @@ mod tests {
             let catalog = Catalog::new([7; 16], 1, 1, KeyspaceOptions::new());
             let manifest = Manifest::create(fs.clone(), dir, catalog, 1, poison.clone()).unwrap();
             let manifest = Arc::new(Mutex::new(manifest));
-            let log = Log::new(fs, dir.to_owned(), segment_bytes_max, manifest.clone(), poison);
+            let log = Log::new(fs, dir.to_owned(), segment_bytes_max, 4, manifest.clone(), poison);
             Stage { memory, faults, manifest, log, appender: Appender::default() }
         }
 
@@ -437,7 +438,7 @@ mod tests {
             stage.roll(100, first_sequence);
         }
         stage.retire(16);
-        assert_eq!(stage.files().len(), 1 + SPARES_MAX, "a few are enough");
+        assert_eq!(stage.files().len(), 1 + 4, "a few are enough");
     }
 
     #[test]

@@ -11,6 +11,9 @@ use terrace_sstable::{Compression, PointReads, TableOptions, VALUE_BYTES_MAX};
 use crate::Db;
 use crate::flush::MEMTABLES_PER_FLUSH;
 
+/// No more log segments than this are kept for reuse.
+const SPARES_MAX: usize = 64;
+
 const MIB: u64 = 1 << 20;
 
 /// What an acknowledged write survives.
@@ -213,6 +216,14 @@ impl Options {
     /// The bytes that the topmost level below 0 may hold.
     pub(crate) fn base_bytes(&self) -> u64 {
         self.level_base_bytes.unwrap_or_else(|| self.memtable_bytes.saturating_mul(self.l0_trigger as u64))
+    }
+
+    /// Log segments to keep for reuse: about as many as a flush retires, so that the log is not filled with zeros over
+    /// and over.
+    pub(crate) fn spare_segments(&self) -> usize {
+        let bytes = self.memtable_bytes.saturating_add(self.memtable_bytes / 2);
+        usize::try_from(bytes.div_ceil(self.segment_bytes_max))
+            .map_or(SPARES_MAX, |spares| spares.clamp(1, SPARES_MAX))
     }
 
     /// The heap that one memtable may take.

@@ -221,8 +221,9 @@ fn build_core(
     let max_value_bytes = options.max_value_bytes.unwrap_or(0).max(catalog.max_value_bytes);
 
     let manifest = Arc::new(Mutex::new(manifest));
+    let (segment_bytes_max, spares_max) = (options.segment_bytes_max, options.spare_segments());
     let log =
-        Log::new(fs.clone(), dir.to_owned(), options.segment_bytes_max, manifest.clone(), poison.clone());
+        Log::new(fs.clone(), dir.to_owned(), segment_bytes_max, spares_max, manifest.clone(), poison.clone());
     Ok(Core {
         fs,
         dir: dir.to_owned(),
