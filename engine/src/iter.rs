@@ -12,7 +12,7 @@ use terrace_sstable::{
 };
 
 use crate::memtable::MemtableCursor;
-use crate::version::{KeyRange, State, overlaps};
+use crate::version::{KeyRange, State, overlapping, overlaps};
 
 /// Owned bounds of a range of keys.
 pub(crate) type Bounds = (Bound<Box<[u8]>>, Bound<Box<[u8]>>);
@@ -127,15 +127,15 @@ impl terrace_sstable::Cursor for Source {
 fn merged(state: &State, range: KeyRange<'_>) -> MergeCursor<Source> {
     let mut sources: Vec<Source> =
         state.memtables().map(|memtable| Source::Memtable(memtable.cursor())).collect();
-    for (level, tables) in state.version.levels.iter().enumerate() {
-        let relevant: Vec<Arc<Table>> =
-            tables.iter().filter(|table| overlaps(table.meta(), range)).cloned().collect();
-        match (level, relevant.len()) {
-            (_, 0) => {}
-            (0, _) | (_, 1) => {
-                sources.extend(relevant.iter().map(|table| Source::Table(table.cursor(ScanMode::Auto))));
-            }
-            _ => sources.push(Source::Run(RunCursor::new(relevant.into(), ScanMode::Auto))),
+    let table = |table: &Arc<Table>| Source::Table(table.cursor(ScanMode::Auto));
+    let (level0, runs) = state.version.levels.split_first().expect("there is a level 0");
+    sources.extend(level0.iter().filter(|table| overlaps(table.meta(), range)).map(table));
+    for run in runs {
+        let part = overlapping(run, range);
+        match &run[part.clone()] {
+            [] => {}
+            [only] => sources.push(table(only)),
+            _ => sources.push(Source::Run(RunCursor::over_part(run.clone(), part, ScanMode::Auto))),
         }
     }
     MergeCursor::new(sources)
@@ -181,7 +181,7 @@ pub struct Cursor {
     snapshot: u64,
     place: Place,
     /// The entry that it stands on, when `Saved`.
-    saved: (Slice, Slice),
+    saved: Option<(Slice, Slice)>,
     /// The key whose versions are being passed over.
     key: Vec<u8>,
     failed: Option<Error>,
@@ -198,7 +198,7 @@ impl Cursor {
             merge: merged(state, range),
             snapshot,
             place: Place::Nowhere,
-            saved: (Slice::from(Vec::new()), Slice::from(Vec::new())),
+            saved: None,
             key: Vec::new(),
             failed: None,
         }
@@ -300,7 +300,7 @@ impl Cursor {
     pub fn key(&self) -> &[u8] {
         match self.place {
             Place::Forward | Place::Backward => self.merge.key(),
-            Place::Saved => &self.saved.0,
+            Place::Saved => &self.saved().0,
             Place::Nowhere => panic!("the cursor stands on no entry"),
         }
     }
@@ -312,14 +312,21 @@ impl Cursor {
     pub fn value(&self) -> &[u8] {
         match self.place {
             Place::Forward | Place::Backward => self.merge.value(),
-            Place::Saved => &self.saved.1,
+            Place::Saved => &self.saved().1,
             Place::Nowhere => panic!("the cursor stands on no entry"),
         }
     }
 
+    fn saved(&self) -> &(Slice, Slice) {
+        self.saved.as_ref().expect("it was saved when the cursor came here")
+    }
+
     /// Makes the key that it stands on the one whose versions are passed over.
     fn remember_key(&mut self) {
-        let key = if self.place == Place::Saved { &*self.saved.0 } else { self.merge.key() };
+        let key = match (&self.saved, self.place) {
+            (Some((key, _)), Place::Saved) => key,
+            _ => self.merge.key(),
+        };
         self.key.clear();
         self.key.extend_from_slice(key);
     }
@@ -327,7 +334,7 @@ impl Cursor {
     fn entry(&self) -> (Slice, Slice) {
         match self.place {
             Place::Forward | Place::Backward => (self.merge.key_slice(), self.merge.value_slice()),
-            _ => self.saved.clone(),
+            _ => self.saved().clone(),
         }
     }
 
@@ -398,7 +405,7 @@ impl Cursor {
                 self.merge.prev()?;
             }
             if let Some((Kind::Put, entry)) = newest {
-                self.saved = entry;
+                self.saved = Some(entry);
                 return Ok(Place::Saved);
             }
         }

@@ -568,7 +568,13 @@ impl Tree {
     pub fn seek(&self, place: Place<'_>) -> Position {
         let mut position = self.seek_in_leaf(place);
         self.go_on(&mut position);
+        self.prefetch(&position.ids[..position.len], position.at, PREFETCHED);
         position
+    }
+
+    /// Has the processor fetch `count` entries from number `from` on, as far as there are so many.
+    fn prefetch(&self, ids: &[EntryId], from: usize, count: usize) {
+        ids.iter().skip(from).take(count).for_each(|&id| self.arena.prefetch(id));
     }
 
     /// The last entry before `place`.
@@ -581,7 +587,12 @@ impl Tree {
     /// Goes to the next entry of a valid position.
     pub fn advance(&self, position: &mut Position) {
         position.at += 1;
-        self.go_on(position);
+        if position.at == position.len {
+            *position = self.load(position.next);
+            self.prefetch(&position.ids[..position.len], 0, PREFETCHED);
+        } else {
+            self.prefetch(&position.ids[..position.len], position.at + PREFETCHED - 1, 1);
+        }
     }
 
     /// From behind a leaf to the start of the next.
@@ -602,6 +613,10 @@ impl Tree {
             }
             left.at = left.len;
             *position = left;
+            let from = position.at.saturating_sub(PREFETCHED);
+            self.prefetch(&position.ids[..position.len], from, PREFETCHED);
+        } else if let Some(ahead) = position.at.checked_sub(PREFETCHED + 1) {
+            self.prefetch(&position.ids[..position.len], ahead, 1);
         }
         position.at = position.at.saturating_sub(1);
     }
@@ -621,6 +636,9 @@ impl fmt::Debug for Tree {
         f.debug_struct("Tree").field("arena", &self.arena).finish_non_exhaustive()
     }
 }
+
+/// How many entries ahead of where a cursor stands the processor is told to fetch.
+const PREFETCHED: usize = 4;
 
 /// A place in a tree: a copy of a leaf, and which entry of it. Later inserts may or may not be seen.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 //! like. `get` starts here and walks down: memtable, sealed memtables, then tables from the newest to the oldest.
 
 use std::collections::HashSet;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use terrace_compaction::{Candidate, Choice, LEVELS, Shape};
@@ -21,21 +21,84 @@ pub(crate) type KeyRange<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 pub(crate) struct Version {
     /// Level 0 newest first; the others by key, disjoint.
     pub levels: [Arc<[Arc<Table>]>; LEVELS],
+    /// The levels below level 0 that have tables, from above.
+    runs: Vec<Run>,
+}
+
+/// The tables of a level below level 0, and where each ends: found without a look at the tables.
+#[derive(Debug, Clone)]
+struct Run {
+    tables: Arc<[Arc<Table>]>,
+    /// What all their largest keys have in common at the start.
+    shared: Box<[u8]>,
+    /// The 8 bytes that follow it in each of them.
+    heads: Box<[u64]>,
+}
+
+impl Run {
+    /// `None` if there is no table.
+    fn new(tables: &Arc<[Arc<Table>]>) -> Option<Run> {
+        let first = &*tables.first()?.meta().largest_key;
+        let last = &*tables.last()?.meta().largest_key;
+        // They ascend: what the first and the last share, all share.
+        let shared_len = first.iter().zip(last).take_while(|(a, b)| a == b).count();
+        let heads = tables.iter().map(|table| head(&table.meta().largest_key[shared_len..])).collect();
+        Some(Run { tables: tables.clone(), shared: first[..shared_len].into(), heads })
+    }
+
+    /// The only table that may have a key: the first that does not end before it, or the last.
+    #[inline]
+    fn table_for(&self, key: &[u8]) -> Option<&Arc<Table>> {
+        if let [only] = &*self.tables {
+            return Some(only);
+        }
+        let rest = match key.strip_prefix(&*self.shared) {
+            Some(rest) => rest,
+            None if *key < *self.shared => &[],
+            None => return None,
+        };
+        let target = head(rest);
+        // Without branches that nobody can foretell.
+        let (mut low, mut left) = (0, self.heads.len());
+        while left > 0 {
+            let half = left.div_ceil(2);
+            low += if self.heads[low + half - 1] < target { half } else { 0 };
+            left -= half;
+        }
+        // Only among equal ones do the whole keys matter.
+        if self.heads.get(low) == Some(&target) {
+            let equal = self.heads[low..].partition_point(|&head| head == target);
+            low += self.tables[low..low + equal].partition_point(|table| *table.meta().largest_key < *key);
+        }
+        self.tables.get(low)
+    }
+}
+
+/// The first 8 bytes, zero-padded, as a number that orders like them.
+#[inline]
+fn head(bytes: &[u8]) -> u64 {
+    match bytes.first_chunk() {
+        Some(chunk) => u64::from_be_bytes(*chunk),
+        None => bytes.iter().rfold(0, |head, &byte| head >> 8 | u64::from(byte) << 56),
+    }
 }
 
 impl Version {
     pub fn empty() -> Self {
-        Version { levels: std::array::from_fn(|_| Arc::from([])) }
+        Version::new(std::array::from_fn(|_| Arc::from([])))
+    }
+
+    fn new(levels: [Arc<[Arc<Table>]>; LEVELS]) -> Self {
+        let runs = levels[1..].iter().filter_map(Run::new).collect();
+        Version { levels, runs }
     }
 
     /// From the catalog's order (level 0 oldest first), with each table made by `table`.
     pub fn from_levels(levels: &[Vec<TableMeta>; LEVELS], table: impl Fn(&TableMeta) -> Arc<Table>) -> Self {
-        Version {
-            levels: std::array::from_fn(|level| match level {
-                0 => levels[0].iter().rev().map(&table).collect(),
-                _ => levels[level].iter().map(&table).collect(),
-            }),
-        }
+        Version::new(std::array::from_fn(|level| match level {
+            0 => levels[0].iter().rev().map(&table).collect(),
+            _ => levels[level].iter().map(&table).collect(),
+        }))
     }
 
     /// Without some tables and with others. Tables added to level 0 are newer than those there.
@@ -52,7 +115,7 @@ impl Version {
             };
             tables.insert(index, table);
         }
-        Version { levels: levels.map(Arc::from) }
+        Version::new(levels.map(Arc::from))
     }
 
     pub fn tables(&self) -> impl Iterator<Item = (usize, &Arc<Table>)> {
@@ -85,9 +148,8 @@ impl Version {
                 return Ok(Some((found, table)));
             }
         }
-        for tables in &self.levels[1..] {
-            let index = tables.partition_point(|table| *table.meta().largest_key < *key);
-            if let Some(table) = tables.get(index)
+        for run in &self.runs {
+            if let Some(table) = run.table_for(key)
                 && let Some(found) = table.get(key, snapshot)?
             {
                 return Ok(Some((found, table)));
@@ -158,15 +220,85 @@ impl State {
 
 /// Whether a table holds keys of a range.
 pub(crate) fn overlaps(meta: &TableMeta, (from, to): KeyRange<'_>) -> bool {
-    let from_below = match from {
-        Bound::Included(from) => from <= &*meta.largest_key,
-        Bound::Excluded(from) => from < &*meta.largest_key,
-        Bound::Unbounded => true,
-    };
-    let to_above = match to {
-        Bound::Included(to) => to >= &*meta.smallest_key,
-        Bound::Excluded(to) => to > &*meta.smallest_key,
-        Bound::Unbounded => true,
-    };
-    from_below && to_above
+    !ends_before(meta, from) && !starts_behind(meta, to)
+}
+
+fn ends_before(meta: &TableMeta, from: Bound<&[u8]>) -> bool {
+    match from {
+        Bound::Included(from) => *meta.largest_key < *from,
+        Bound::Excluded(from) => *meta.largest_key <= *from,
+        Bound::Unbounded => false,
+    }
+}
+
+fn starts_behind(meta: &TableMeta, to: Bound<&[u8]>) -> bool {
+    match to {
+        Bound::Included(to) => *meta.smallest_key > *to,
+        Bound::Excluded(to) => *meta.smallest_key >= *to,
+        Bound::Unbounded => false,
+    }
+}
+
+/// Which tables of a run hold keys of a range.
+pub(crate) fn overlapping(run: &[Arc<Table>], (from, to): KeyRange<'_>) -> Range<usize> {
+    let start = run.partition_point(|table| ends_before(table.meta(), from));
+    let end = start + run[start..].partition_point(|table| !starts_behind(table.meta(), to));
+    start..end
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+    use terrace_io::MemoryFileSystem;
+    use terrace_sstable::TableContext;
+
+    use super::*;
+
+    fn table(number: u64, smallest: &[u8], largest: &[u8]) -> Arc<Table> {
+        let meta = TableMeta {
+            number,
+            table_id: 1,
+            file_len: 1,
+            entries: 1,
+            deletes: 0,
+            smallest_sequence: 1,
+            largest_sequence: 1,
+            smallest_key: smallest.into(),
+            largest_key: largest.into(),
+        };
+        let context = TableContext::new(Arc::new(MemoryFileSystem::new()), Path::new("/db"));
+        Table::new(Arc::new(context), meta)
+    }
+
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        let front = prop::sample::select(vec![&b""[..], b"user", b"user0000000000"]);
+        let rest = prop::collection::vec(prop::sample::select(vec![0, 1, b'a', 0xff]), 0..12);
+        (front, rest).prop_map(|(front, rest)| [front, &rest].concat())
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_for_a_key_is_the_first_that_does_not_end_before_it(
+            ends in prop::collection::btree_set(key(), 1..12),
+            keys in prop::collection::vec(key(), 1..20),
+        ) {
+            let ends: Vec<Vec<u8>> = ends.into_iter().collect();
+            let tables: Arc<[Arc<Table>]> =
+                ends.iter().enumerate().map(|(number, end)| table(number as u64, end, end)).collect();
+            let run = Run::new(&tables).unwrap();
+            for key in keys.iter().chain(&ends) {
+                let expected = tables.iter().find(|table| *table.meta().largest_key >= **key);
+                let found = run.table_for(key).or(tables.last()).unwrap().meta().number;
+                prop_assert_eq!(found, expected.or(tables.last()).unwrap().meta().number);
+                let range = (Bound::Included(&key[..]), Bound::Excluded(&ends[ends.len() / 2][..]));
+                if *key <= ends[ends.len() / 2] {
+                    let all: Vec<usize> =
+                        (0..tables.len()).filter(|&at| overlaps(tables[at].meta(), range)).collect();
+                    prop_assert_eq!(overlapping(&tables, range).collect::<Vec<_>>(), all);
+                }
+            }
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The cursor over a run: tables that are sorted and do not overlap, as those of a level are, read as one. A table is
 //! opened when the cursor reaches it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use terrace_io::Result;
@@ -11,33 +12,45 @@ use crate::{Kind, Slice, Table, TableCursor};
 /// A cursor over a run of tables.
 #[derive(Debug)]
 pub struct RunCursor {
-    tables: Arc<[Arc<Table>]>,
+    run: Arc<[Arc<Table>]>,
+    /// The tables of the run that it goes over.
+    part: Range<usize>,
     mode: ScanMode,
     /// The table that it is in, and the cursor over it.
     current: Option<(usize, TableCursor)>,
 }
 
 impl RunCursor {
-    /// Over `tables`, each of which ends before the next begins.
-    pub fn new(tables: Arc<[Arc<Table>]>, mode: ScanMode) -> RunCursor {
+    /// Over `run`, tables of which each ends before the next begins.
+    pub fn new(run: Arc<[Arc<Table>]>, mode: ScanMode) -> RunCursor {
+        let part = 0..run.len();
+        RunCursor::over_part(run, part, mode)
+    }
+
+    /// Over some neighbouring tables of a run.
+    pub fn over_part(run: Arc<[Arc<Table>]>, part: Range<usize>, mode: ScanMode) -> RunCursor {
         debug_assert!(
-            tables.windows(2).all(|pair| pair[0].meta().largest_key < pair[1].meta().smallest_key),
+            run[part.clone()].windows(2).all(|pair| pair[0].meta().largest_key < pair[1].meta().smallest_key),
             "the tables of a run are sorted and do not overlap"
         );
-        RunCursor { tables, mode, current: None }
+        RunCursor { run, part, mode, current: None }
+    }
+
+    fn tables(&self) -> &[Arc<Table>] {
+        &self.run[self.part.clone()]
     }
 
     /// The cursor over table `index`.
     fn enter(&mut self, index: usize) -> &mut TableCursor {
         if self.current.as_ref().is_none_or(|(current, _)| *current != index) {
-            self.current = Some((index, self.tables[index].cursor(self.mode)));
+            self.current = Some((index, self.tables()[index].cursor(self.mode)));
         }
         &mut self.current.as_mut().expect("it has just been set").1
     }
 
     /// Goes on to the first entry behind table `index`, if its cursor found none.
     fn skip_forward(&mut self, mut index: usize) -> Result<()> {
-        while !self.valid() && index + 1 < self.tables.len() {
+        while !self.valid() && index + 1 < self.tables().len() {
             index += 1;
             self.enter(index).seek_to_first()?;
         }
@@ -61,7 +74,7 @@ impl RunCursor {
 
 impl Cursor for RunCursor {
     fn seek_to_first(&mut self) -> Result<()> {
-        if self.tables.is_empty() {
+        if self.part.is_empty() {
             return Ok(());
         }
         self.enter(0).seek_to_first()?;
@@ -69,14 +82,14 @@ impl Cursor for RunCursor {
     }
 
     fn seek_to_last(&mut self) -> Result<()> {
-        let Some(last) = self.tables.len().checked_sub(1) else { return Ok(()) };
+        let Some(last) = self.tables().len().checked_sub(1) else { return Ok(()) };
         self.enter(last).seek_to_last()?;
         self.skip_backward(last)
     }
 
     fn seek(&mut self, key: &[u8], sequence: u64) -> Result<()> {
-        let index = self.tables.partition_point(|table| &*table.meta().largest_key < key);
-        if index == self.tables.len() {
+        let index = self.tables().partition_point(|table| &*table.meta().largest_key < key);
+        if index == self.tables().len() {
             self.current = None;
             return Ok(());
         }
@@ -85,7 +98,7 @@ impl Cursor for RunCursor {
     }
 
     fn seek_before(&mut self, key: &[u8]) -> Result<()> {
-        let after = self.tables.partition_point(|table| &*table.meta().smallest_key < key);
+        let after = self.tables().partition_point(|table| &*table.meta().smallest_key < key);
         let Some(index) = after.checked_sub(1) else {
             self.current = None;
             return Ok(());

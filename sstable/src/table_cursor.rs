@@ -34,8 +34,8 @@ pub struct TableCursor {
     mode: ScanMode,
     /// Set while it streams.
     reader: Option<ScanReader>,
-    /// What streamed blocks are decompressed into.
-    scratch: Arc<Vec<u8>>,
+    /// What streamed blocks are decompressed into, once there was one.
+    scratch: Option<Arc<Vec<u8>>>,
     held: Held,
     head: BlockHead,
     /// The block that is held.
@@ -65,7 +65,7 @@ impl TableCursor {
             table,
             mode,
             reader: None,
-            scratch: Arc::default(),
+            scratch: None,
             held: Held::Nothing,
             head: BlockHead::EMPTY,
             index: 0,
@@ -226,13 +226,14 @@ impl TableCursor {
         }
         let wrong = |what| storage.damaged(extent.start, what);
         let len = block::decompressed_len(raw).map_err(wrong)?;
-        if Arc::get_mut(&mut self.scratch).is_none() {
-            self.scratch = Arc::default();
+        let scratch = self.scratch.get_or_insert_default();
+        if Arc::get_mut(scratch).is_none() {
+            *scratch = Arc::default();
         }
-        let out = Arc::get_mut(&mut self.scratch).expect("nobody else has the scratch buffer");
+        let out = Arc::get_mut(scratch).expect("nobody else has the scratch buffer");
         out.resize(len, 0);
         block::decompress(raw, out).map_err(wrong)?;
-        Ok(Held::Buffer(Arc::clone(&self.scratch), 0..len))
+        Ok(Held::Buffer(Arc::clone(scratch), 0..len))
     }
 
     /// Goes to the block that has the first entry at or after `(key, sequence)`, or else to the one before it, and

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use terrace::{Durability, Options};
+use terrace::{Durability, KeyspaceOptions, Options};
 use terrace_benches::{Records, scratch_directory, touch};
 
 /// Records in the database that is read.
@@ -133,7 +133,11 @@ fn count_all() -> Outcome<Vec<(Operation, f64)>> {
     let scratch = scratch_directory()?;
     let count = |&operation: &Operation| {
         let directory = scratch.path().join(operation.name());
-        let db = Options::new().open(&directory)?;
+        // Several tables, as a large database has: two flushes that have to be merged.
+        let tables = KeyspaceOptions::new().table_bytes(256 << 10);
+        let db = Options::new().keyspace_defaults(tables).open(&directory)?;
+        terrace_benches::load(&db, Records::new(RECORDS / 2))?;
+        db.flush()?;
         terrace_benches::load(&db, Records::new(RECORDS))?;
         db.settle()?;
         db.close()?;
