@@ -1,6 +1,12 @@
 //! One sync for many: the first thread that needs the log to be durable syncs for all that was written by then, and the
 //! others wait for it. That happens outside the commit lock, so that the next group is written meanwhile and no
 //! buffered writer waits for a disk.
+//!
+//! Threads that write again as soon as they are told fall into two halves: while a sync runs for one, the other writes,
+//! and then the next sync begins before the first has come back. So whoever syncs next waits a little for those that
+//! the last sync has served, as long as they do come.
+
+use std::time::{Duration, Instant};
 
 use terrace_io::{Error, Result};
 use terrace_wal::Position;
@@ -25,6 +31,48 @@ struct SyncState<F> {
     /// Files that hold bytes between `synced` and `written`, oldest first; the last one is being appended to.
     unsynced: Vec<F>,
     running: bool,
+    gathering: Gathering,
+}
+
+/// Who comes for a sync, and how long it pays to wait for them.
+#[derive(Default)]
+struct Gathering {
+    /// Threads that came since the last sync began: it does not serve them.
+    arrived: usize,
+    /// As many would have come if those that the last sync has served came back.
+    expected: usize,
+    /// How long the last sync took.
+    sync_time: Duration,
+    /// Syncs that begin at once, since some have waited in vain.
+    rest: u32,
+    /// How many the next vain wait will cost.
+    next_rest: u32,
+}
+
+/// Nobody waits longer for others to come.
+const GATHER_MAX: Duration = Duration::from_micros(500);
+/// After waits in vain so many syncs at most begin at once.
+const REST_MAX: u32 = 256;
+
+impl Gathering {
+    /// How long to wait for those that are missing.
+    fn limit(&mut self) -> Duration {
+        if self.arrived >= self.expected {
+            return Duration::ZERO;
+        }
+        if self.rest > 0 {
+            self.rest -= 1;
+            return Duration::ZERO;
+        }
+        (self.sync_time / 2).min(GATHER_MAX)
+    }
+
+    /// Says how a wait ended.
+    fn waited(&mut self) {
+        let in_vain = self.arrived < self.expected;
+        self.next_rest = if in_vain { (2 * self.next_rest).clamp(1, REST_MAX) } else { 0 };
+        self.rest = self.next_rest;
+    }
 }
 
 fn pack(position: Position) -> u64 {
@@ -39,7 +87,13 @@ impl<F: Clone> GroupSync<F> {
     pub fn new() -> Self {
         let (written, synced) = (Position::default(), Position::default());
         GroupSync {
-            state: Mutex::new(SyncState { written, synced, unsynced: Vec::new(), running: false }),
+            state: Mutex::new(SyncState {
+                written,
+                synced,
+                unsynced: Vec::new(),
+                running: false,
+                gathering: Gathering::default(),
+            }),
             changed: Condvar::new(),
             synced: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
@@ -90,6 +144,7 @@ impl<F: Clone> GroupSync<F> {
         sync: impl Fn(&F) -> Result<()>,
     ) -> Result<()> {
         let mut state = self.state.lock();
+        state.gathering.arrived += usize::from(state.synced < position);
         loop {
             if state.synced >= position {
                 return Ok(());
@@ -123,6 +178,23 @@ impl<F: Clone> GroupSync<F> {
         }
     }
 
+    /// Waits for those that the last sync has served to come back, as long as that can pay.
+    fn gather<'a>(&'a self, mut state: MutexGuard<'a, SyncState<F>>) -> MutexGuard<'a, SyncState<F>> {
+        let limit = state.gathering.limit();
+        // A model has no time to wait for.
+        if limit.is_zero() || cfg!(terrace_loom) {
+            return state;
+        }
+        let began = Instant::now();
+        while state.gathering.arrived < state.gathering.expected && began.elapsed() < limit {
+            drop(state);
+            std::thread::yield_now();
+            state = self.state.lock();
+        }
+        state.gathering.waited();
+        state
+    }
+
     /// Syncs all files for everything that is written now. A failure poisons.
     fn sync_files<'a>(
         &'a self,
@@ -131,13 +203,19 @@ impl<F: Clone> GroupSync<F> {
         sync: &impl Fn(&F) -> Result<()>,
     ) -> MutexGuard<'a, SyncState<F>> {
         state.running = true;
+        state = self.gather(state);
         let target = state.written;
+        let served = std::mem::take(&mut state.gathering.arrived);
         let files = state.unsynced.clone();
         drop(state);
+        let began = Instant::now();
         let outcome = files.iter().try_for_each(sync);
+        let sync_time = began.elapsed();
         self.syncs.fetch_add(files.len() as u64, Relaxed);
         let mut state = self.state.lock();
         state.running = false;
+        state.gathering.sync_time = sync_time;
+        state.gathering.expected = served + state.gathering.arrived;
         match outcome {
             Ok(()) => {
                 state.synced = target;
@@ -155,6 +233,8 @@ impl<F: Clone> GroupSync<F> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
 
     fn at(segment: u32, offset: u32) -> Position {
@@ -190,5 +270,60 @@ mod tests {
         assert!(sync.is_at_rest());
         assert_eq!((sync.written(), sync.synced()), (at(2, 900), at(2, 900)));
         assert!(through(at(2, 900)).is_empty());
+    }
+
+    #[test]
+    fn waiting_in_vain_is_given_up() {
+        let mut gathering = Gathering { sync_time: Duration::from_millis(1), ..Gathering::default() };
+        let mut waits = 0;
+        for _ in 0..1000 {
+            (gathering.arrived, gathering.expected) = (1, 2);
+            if !gathering.limit().is_zero() {
+                waits += 1;
+                gathering.waited();
+            }
+        }
+        assert!((8..16).contains(&waits), "{waits}");
+        // One that came back in time is waited for again at once.
+        gathering.rest = 0;
+        gathering.arrived = 2;
+        gathering.waited();
+        gathering.arrived = 1;
+        assert_eq!(gathering.limit(), GATHER_MAX);
+        gathering.sync_time = Duration::from_micros(100);
+        assert_eq!(gathering.limit(), Duration::from_micros(50));
+    }
+
+    #[test]
+    fn threads_that_come_back_at_once_share_syncs() {
+        const THREADS: u32 = 4;
+        const PUTS: u32 = 100;
+        let (sync, poison, barrier) = (GroupSync::new(), Poison::default(), Barrier::new(THREADS as usize));
+        let written = Mutex::new(0);
+        sync.begin_file(());
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    barrier.wait();
+                    for _ in 0..PUTS {
+                        let end = {
+                            let mut written = written.lock();
+                            *written += 1;
+                            sync.set_written(at(1, *written));
+                            at(1, *written)
+                        };
+                        let slow = |(): &()| {
+                            std::thread::sleep(Duration::from_millis(2));
+                            Ok(())
+                        };
+                        sync.sync_through(end, &poison, slow).unwrap();
+                        assert!(sync.synced() >= end);
+                    }
+                });
+            }
+        });
+        let syncs = sync.syncs.load(Relaxed);
+        // Two halves would need two for each round, and threads that do not share four.
+        assert!((u64::from(PUTS)..=u64::from(2 * PUTS + PUTS / 2)).contains(&syncs), "{syncs}");
     }
 }
