@@ -14,6 +14,8 @@ use crate::run::{Outcome, Output, Part, Rules, remove_files, write_part};
 
 /// A part of a job reads so many full tables at least: dividing it leaves one table more that is not full.
 const PART_TABLES_MIN: u64 = 2;
+/// All parts of a job together have so many cursors at most: each is an open file and a buffer.
+const CURSORS_MAX: usize = 256;
 /// How many places of each input are looked at to find where a job can be divided.
 const SAMPLES_PER_TABLE: usize = 16;
 
@@ -78,17 +80,45 @@ pub fn merge_tables(
 ) -> Result<Outcome> {
     let bytes: u64 = inputs.iter().flat_map(|(_, tables)| tables).map(|table| table.meta().file_len).sum();
     let parts_max = bytes / output.table_bytes.saturating_mul(PART_TABLES_MIN).max(1);
-    let parts = threads.min(usize::try_from(parts_max).unwrap_or(usize::MAX));
+    let cursors = input_cursor(inputs).into_sources().len();
+    let parts =
+        threads.min(usize::try_from(parts_max).unwrap_or(usize::MAX)).min(CURSORS_MAX / cursors.max(1));
     let borders = match NonZero::new(parts) {
         // Level 0 is judged by the number of its tables. If the inputs cannot be divided because they are damaged, the
         // one who reads them says so.
         Some(parts) if parts.get() > 1 && output.level > 0 => borders(inputs, parts).unwrap_or_default(),
         _ => Vec::new(),
     };
-    if borders.is_empty() {
-        return write_part(&mut input_cursor(inputs), output, rules, Part::WHOLE);
-    }
+    merge_between(inputs, output, rules, &borders)
+}
 
+/// Merges the parts between some keys, at once.
+pub(crate) fn merge_between(
+    inputs: &Inputs,
+    output: &Output<'_>,
+    rules: &Rules<'_>,
+    borders: &[Vec<u8>],
+) -> Result<Outcome> {
+    if !borders.is_empty() {
+        let whole = write_parts(inputs, output, rules, borders)?;
+        let tables = inputs.iter().flat_map(|(_, tables)| tables);
+        if whole.entries_in == tables.map(|table| table.meta().entries).sum::<u64>() {
+            return Ok(whole);
+        }
+        // Fences can lead astray where nobody expects them to be wrong. Who reads from front to back needs none.
+        tracing::warn!("the parts of a compaction did not meet: it is done again undivided");
+        remove_files(output, whole.tables.iter().map(|table| table.number));
+    }
+    write_part(&mut input_cursor(inputs), output, rules, Part::WHOLE)
+}
+
+/// Merges the parts between the borders, each on a thread of its own.
+fn write_parts(
+    inputs: &Inputs,
+    output: &Output<'_>,
+    rules: &Rules<'_>,
+    borders: &[Vec<u8>],
+) -> Result<Outcome> {
     let failed = AtomicBool::new(false);
     let cancelled = || failed.load(Ordering::Relaxed) || (rules.cancelled)();
     let rules = Rules { cancelled: &cancelled, ..*rules };

@@ -129,7 +129,7 @@ impl Core {
     pub fn wait_for_room(&self, keyspaces: &[Arc<KeyspaceInner>], bytes: u64) -> Result<()> {
         // What was dropped is never flushed; the write will say so.
         let is_full = |keyspace: &Arc<KeyspaceInner>| {
-            let memtables_max = self.options.memtables_max * MEMTABLES_PER_FLUSH;
+            let memtables_max = self.options.memtables_max.saturating_mul(MEMTABLES_PER_FLUSH);
             keyspace.peek().sealed.len() + 1 >= memtables_max && keyspace.check_exists().is_ok()
         };
         if keyspaces.iter().any(is_full) {

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use terrace_compaction::{Choice, L0_TRIGGER_QUIET, pick};
+use terrace_compaction::{Choice, L0_TRIGGER_QUIET, Policy, pick};
 use terrace_io::{Error, Result};
 
 use crate::core::Core;
@@ -129,25 +129,27 @@ impl Core {
         state.compaction_trouble.retain(|id, _| {
             keyspaces.get(id).is_some_and(|keyspace| {
                 let version = keyspace.peek().version.clone();
-                pick(&version.shape(Vec::new()), &self.policy(keyspace)).is_some()
+                // What failed in quiet times is needed still.
+                let policy = Policy { quiet: true, ..self.policy(keyspace) };
+                pick(&version.shape(Vec::new()), &policy).is_some()
             })
         });
     }
 
-    /// When times will be quiet for keyspaces that quiet would give something to do.
-    fn quiet_soon(&self) -> Vec<Instant> {
-        let now = Instant::now();
+    /// When times will be quiet, from `looked` on, for keyspaces that quiet would give something to do.
+    fn quiet_soon(&self, looked: Instant) -> Vec<Instant> {
         let keyspaces = self.keyspaces.load();
         let waiting =
             keyspaces.values().filter(|known| known.peek().version.levels[0].len() >= L0_TRIGGER_QUIET);
-        waiting.map(|keyspace| keyspace.quiet_from()).filter(|&from| from > now).collect()
+        waiting.map(|keyspace| keyspace.quiet_from()).filter(|&from| from > looked).collect()
     }
 
-    fn pause(&self, state: &mut MutexGuard<'_, WorkState>) {
+    /// Sleeps until there may be work, where there was none at `looked`.
+    fn pause(&self, state: &mut MutexGuard<'_, WorkState>, looked: Instant) {
         let poisoned = self.poison.cause().is_some();
         let troubles = state.flush_trouble.iter().chain(state.compaction_trouble.values());
-        let retries = troubles.map(|trouble| trouble.retry_at);
-        match retries.chain(self.quiet_soon()).min().filter(|_| !poisoned) {
+        let retries = troubles.map(|trouble| trouble.retry_at).filter(|&at| at > looked);
+        match retries.chain(self.quiet_soon(looked)).min().filter(|_| !poisoned) {
             Some(at) => {
                 let soon = Instant::now() + Duration::from_millis(10);
                 self.work.changed.wait_until(state, at.max(soon));
@@ -170,6 +172,7 @@ impl Core {
 pub(crate) fn flush_worker(core: &Core) {
     let mut state = core.work.state.lock();
     while !core.stopping() {
+        let looked = Instant::now();
         let next = core.next_flush();
         if next.is_none() {
             // Whatever failed is gone, or will never be tried again and shows as poison.
@@ -177,7 +180,7 @@ pub(crate) fn flush_worker(core: &Core) {
         }
         let held = Trouble::holds(state.flush_trouble.as_ref());
         let Some(keyspace) = next.filter(|_| !held) else {
-            core.pause(&mut state);
+            core.pause(&mut state, looked);
             continue;
         };
         let began = Instant::now();
@@ -197,9 +200,10 @@ pub(crate) fn flush_worker(core: &Core) {
 pub(crate) fn compaction_worker(core: &Core) {
     let mut state = core.work.state.lock();
     while !core.stopping() {
+        let looked = Instant::now();
         let Some((keyspace, choice)) = core.next_compaction(&state) else {
             core.forget_compaction_troubles(&mut state);
-            core.pause(&mut state);
+            core.pause(&mut state, looked);
             continue;
         };
         let began = Instant::now();

@@ -12,7 +12,7 @@ use terrace_io::{CrashPolicy, FaultFileSystem, FaultKind, FaultRule, MemoryFileS
 use terrace_sstable::{Compression, SEQUENCE_MAX, ScanMode, Table, TableContext};
 
 use super::*;
-use crate::merge_tables;
+use crate::merge::{merge_between, merge_tables};
 
 const DIR: &str = "/db";
 
@@ -26,6 +26,8 @@ struct Bench {
     options: TableOptions,
     /// How many threads a job may take.
     threads: usize,
+    /// Where jobs are divided, if not where they should be.
+    borders: Vec<Vec<u8>>,
 }
 
 /// Rules with nothing in them, to be changed.
@@ -52,7 +54,13 @@ impl Default for OwnRules {
 impl Bench {
     fn new(fs: Arc<dyn FileSystem>) -> Self {
         fs.create_dir_all(Path::new(DIR)).unwrap();
-        Bench { fs, next_number: AtomicU64::new(1), options: TableOptions::default(), threads: 3 }
+        Bench {
+            fs,
+            next_number: AtomicU64::new(1),
+            options: TableOptions::default(),
+            threads: 3,
+            borders: Vec::new(),
+        }
     }
 
     fn next_number(&self) -> u64 {
@@ -107,6 +115,9 @@ impl Bench {
             elide_below: rules.elide_below,
             cancelled: &*rules.cancelled,
         };
+        if !self.borders.is_empty() {
+            return merge_between(inputs, &output, &rules, &self.borders);
+        }
         merge_tables(inputs, &output, &rules, self.threads)
     }
 
@@ -447,4 +458,20 @@ fn a_large_job_is_divided_between_threads() {
     // Too small to be divided more than once.
     bench.threads = 8;
     assert_eq!(bench.run(6, 150_000, &inputs, &OwnRules::default()).unwrap().tables.len(), 4);
+}
+
+#[test]
+fn parts_that_do_not_meet_are_merged_again_as_one() {
+    let mut bench = Bench::new(Arc::new(MemoryFileSystem::new()));
+    let versions = puts(4000, 100);
+    let input = bench.table(&versions);
+    let before = bench.names();
+    // The second ends before it begins, and the third takes what the first has taken.
+    bench.borders = vec![b"key003000".to_vec(), b"key001000".to_vec()];
+    let outcome = bench.run(6, 50_000, &[(0, vec![input])], &OwnRules::default()).unwrap();
+    assert_eq!(outcome.entries_in, 4000);
+    let read: Vec<Version> = outcome.tables.iter().flat_map(|meta| bench.read(meta)).collect();
+    assert_eq!(read, versions);
+    assert_eq!(bench.names().len(), before.len() + outcome.tables.len());
+    assert!(outcome.tables[0].number > 10, "others were written before: {}", outcome.tables[0].number);
 }
