@@ -51,6 +51,19 @@ fn keys(iter: impl Iterator<Item = terrace::Result<(Slice, Slice)>>) -> Vec<Stri
 }
 
 #[test]
+fn level_0_is_compacted_when_times_are_quiet() {
+    let db = small(&MemoryFileSystem::new()).open("/quiet").unwrap();
+    for round in 0..4 {
+        (0..100).for_each(|index| db.put(format!("{index:03}"), format!("{round}")).unwrap());
+        db.flush().unwrap();
+    }
+    let level0 = || db.metrics().levels.iter().find(|level| level.level == 0).map_or(0, |level| level.tables);
+    assert_eq!(level0(), 4, "while tables come in, more of them are waited for");
+    eventually("nobody does anything, and level 0 is compacted", || level0() == 0);
+    assert_eq!(db.get("042").unwrap().as_deref(), Some(&b"3"[..]));
+}
+
+#[test]
 fn handles_can_be_shared_as_promised() {
     fn shared<T: Send + Sync + 'static>() {}
     fn sent<T: Send + 'static>() {}

@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_come_back_at_once_share_syncs() {
+    fn threads_share_syncs() {
         const THREADS: u32 = 4;
         const PUTS: u32 = 100;
         let (sync, poison, barrier) = (GroupSync::new(), Poison::default(), Barrier::new(THREADS as usize));

@@ -59,7 +59,8 @@ enum Target<'a> {
 }
 
 /// The 8 bytes of a key that follow the first `skip`, zero-padded, as a number that sorts as they do.
-fn head_of(key: &[u8], skip: usize) -> u64 {
+#[inline]
+pub(crate) fn head_of(key: &[u8], skip: usize) -> u64 {
     let rest = key.get(skip..).unwrap_or_default();
     match rest.first_chunk() {
         Some(chunk) => u64::from_be_bytes(*chunk),

@@ -12,6 +12,7 @@ use terrace_io::Result;
 use terrace_sstable::{Found, Kind, Slice, Table, TableMeta};
 
 use crate::memtable::{Memtable, Stored};
+use crate::tree::head_of;
 
 /// A key range, as borrowed bounds.
 pub(crate) type KeyRange<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
@@ -42,7 +43,7 @@ impl Run {
         let last = &*tables.last()?.meta().largest_key;
         // They ascend: what the first and the last share, all share.
         let shared_len = first.iter().zip(last).take_while(|(a, b)| a == b).count();
-        let heads = tables.iter().map(|table| head(&table.meta().largest_key[shared_len..])).collect();
+        let heads = tables.iter().map(|table| head_of(&table.meta().largest_key, shared_len)).collect();
         Some(Run { tables: tables.clone(), shared: first[..shared_len].into(), heads })
     }
 
@@ -57,7 +58,7 @@ impl Run {
             None if *key < *self.shared => &[],
             None => return None,
         };
-        let target = head(rest);
+        let target = head_of(rest, 0);
         // Without branches that nobody can foretell.
         let (mut low, mut left) = (0, self.heads.len());
         while left > 0 {
@@ -71,15 +72,6 @@ impl Run {
             low += self.tables[low..low + equal].partition_point(|table| *table.meta().largest_key < *key);
         }
         self.tables.get(low)
-    }
-}
-
-/// The first 8 bytes, zero-padded, as a number that orders like them.
-#[inline]
-fn head(bytes: &[u8]) -> u64 {
-    match bytes.first_chunk() {
-        Some(chunk) => u64::from_be_bytes(*chunk),
-        None => bytes.iter().rfold(0, |head, &byte| head >> 8 | u64::from(byte) << 56),
     }
 }
 
