@@ -21,6 +21,8 @@ mod direct;
 
 /// The file whose lock is the directory's.
 const LOCK_FILE_NAME: &str = "LOCK";
+/// The process id in the lock file takes as many bytes, spaces included.
+const HOLDER_BYTES: usize = 16;
 
 /// Who a directory is in use by, if it is not a writer.
 const SHARED_HOLDER: &str = "somebody who verifies or salvages it";
@@ -87,8 +89,10 @@ impl FileSystem for OsFileSystem {
         match retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)) {
             Ok(()) => {
                 // Who it is serves error messages only: a full disk must not keep a database from being opened.
-                let _ = file.set_len(0);
-                let _ = file.write_all_at(std::process::id().to_string().as_bytes(), 0);
+                // All that a reader reads is written over, not cut off first: where the file system tells the device
+                // at once which blocks are free (`discard`), cutting off takes longer than the rest of an open.
+                let holder = format!("{:<HOLDER_BYTES$}", std::process::id());
+                let _ = file.write_all_at(holder.as_bytes(), 0);
                 Ok(Box::new(OsDirectoryLock { _file: file }))
             }
             Err(Errno::WOULDBLOCK) => {
@@ -208,7 +212,7 @@ fn lock_holder(file: &fs::File) -> String {
     if retry_on_intr(|| rustix::fs::flock(file, FlockOperation::NonBlockingLockShared)).is_ok() {
         return SHARED_HOLDER.to_owned();
     }
-    let mut text = [0u8; 16];
+    let mut text = [0; HOLDER_BYTES];
     let read = file.read_at(&mut text, 0).unwrap_or(0);
     let process = std::str::from_utf8(&text[..read]).ok().and_then(|text| text.trim().parse::<u32>().ok());
     match process {

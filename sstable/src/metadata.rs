@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use terrace_io::{
-    Checksum, Error, FileSystem, OpenMode, PAGE_BYTES, Region, Result, read_exact_past_cache_at,
+    Advice, Checksum, Error, FileSystem, OpenMode, PAGE_BYTES, Region, Result, read_exact_past_cache_at,
 };
 
 use crate::footer::Footer;
@@ -36,6 +36,11 @@ impl Bits {
     }
 }
 
+/// How many chunks of metadata are read one by one, each when it is first needed, before all of them are asked for at
+/// once. An open and its first get need fewer, and do not wait for megabytes to be read; whoever needs more will need
+/// most of them.
+const CHUNKS_READ_SINGLY: u32 = 16;
+
 /// The metadata region.
 #[derive(Debug)]
 pub(crate) struct Metadata {
@@ -48,6 +53,8 @@ pub(crate) struct Metadata {
     file_offset: u64,
     table_id: u64,
     verified: Bits,
+    /// How many chunks were found right.
+    verifications: AtomicU32,
     /// Where the file is, to read a chunk once more if it is wrong.
     source: Option<(Arc<dyn FileSystem>, Arc<TableCounters>)>,
     /// The metadata region as the device has it, once a chunk was found wrong and that could be read.
@@ -69,6 +76,7 @@ impl Metadata {
             file_offset: footer.meta_offset(),
             table_id: footer.table_id,
             verified: Bits::new(chunks),
+            verifications: AtomicU32::new(0),
             source: None,
             second: OnceLock::new(),
             told: AtomicBool::new(false),
@@ -158,6 +166,9 @@ impl Metadata {
             return Err(self.damaged(at, "the checksum of this chunk of metadata is wrong"));
         }
         self.verified.insert(chunk);
+        if self.verifications.fetch_add(1, Ordering::Relaxed) + 1 == CHUNKS_READ_SINGLY {
+            self.region.advise(Advice::WillNeed, self.start..self.start + self.len);
+        }
         Ok(())
     }
 

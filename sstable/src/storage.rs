@@ -136,9 +136,7 @@ impl Storage {
         let (region, region_offset, file) = match whole {
             Some(region) => {
                 if region.is_mapped() {
-                    let meta_offset = footer.meta_offset() as usize;
-                    region.advise(Advice::Normal, meta_offset..region.len());
-                    region.advise(Advice::WillNeed, meta_offset..region.len());
+                    region.advise(Advice::WillNeed, footer.tail_offset() as usize..region.len());
                 }
                 (region, 0, None)
             }
