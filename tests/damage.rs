@@ -111,7 +111,7 @@ impl TableBench {
             let snapshot = if is_newest { SEQUENCE_MAX } else { entry.sequence };
             match table.get(&entry.key, snapshot) {
                 Ok(Some(found)) => assert!(
-                    (found.kind, found.sequence, found.value())
+                    (found.kind(), found.sequence(), found.value())
                         == (entry.kind, entry.sequence, &entry.value[..]),
                     "a wrong version of {}",
                     entry.key.escape_ascii()

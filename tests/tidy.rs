@@ -27,7 +27,8 @@ const ARROWS: [(&str, &str, &[&str]); 8] = [
 ];
 
 /// The only files with unsafe code.
-const FENCED: [&str; 5] = [
+const FENCED: [&str; 6] = [
+    "io/src/prefetch.rs",
     "io/src/region.rs",
     "io/src/os.rs",
     "engine/src/arena.rs",

@@ -3,9 +3,11 @@
 
 use std::hint::black_box;
 
-use criterion::Criterion;
+use criterion::{Criterion, Throughput};
 use terrace_benches::{Key, Records, Settled, criterion, measure, record_count, touch};
 
+/// Keys of a `multi_get`.
+const BATCH: usize = 32;
 /// Draws that are made before the measurement, more than the processor's caches remember.
 const DRAWS: usize = 1 << 20;
 
@@ -31,6 +33,18 @@ fn get(criterion: &mut Criterion) {
     let mut keys = draws[0].1.iter().cycle();
     measure(&mut group, "hit_with", |bencher| {
         bencher.iter(|| black_box(db.get_with(next(&mut keys), touch)).expect("the database can be read"));
+    });
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let mut batches = draws[0].1.chunks_exact(BATCH).cycle();
+    measure(&mut group, "multi_get", |bencher| {
+        bencher.iter(|| {
+            let keys = batches.next().expect("a cycle has no end");
+            let values = db.multi_get(keys).expect("the database can be read");
+            values
+                .iter()
+                .map(|value| touch(value.as_deref().expect("a record is there")))
+                .fold(0, u8::wrapping_add)
+        });
     });
     group.finish();
 }

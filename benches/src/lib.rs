@@ -13,7 +13,7 @@ mod settled;
 mod standstills;
 mod usage;
 
-pub use place::{BENCH_DIR, scratch_directory};
+pub use place::{BENCH_DIR, for_each_file, forget_pages, scratch_directory};
 pub use records::{KEY_BYTES, Key, Records, VALUE_BYTES, touch, zipf_indices};
 pub use report::{criterion, measure, record_count};
 pub use settled::{Settled, load};

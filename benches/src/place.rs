@@ -1,8 +1,11 @@
-//! Where the measured databases lie: on a real disk.
+//! Where the measured databases lie: on a real disk, and what of them is in memory.
 
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use terrace_io::{Advice, FileSystem, OpenMode, OsFileSystem};
 
 /// The environment variable that names the directory to work in.
 pub const BENCH_DIR: &str = "TERRACE_BENCH_DIR";
@@ -12,7 +15,7 @@ pub const BENCH_DIR: &str = "TERRACE_BENCH_DIR";
 ///
 /// # Errors
 /// If no directory can be made.
-pub fn scratch_directory() -> std::io::Result<TempDir> {
+pub fn scratch_directory() -> io::Result<TempDir> {
     let parent = match std::env::var_os(BENCH_DIR) {
         Some(chosen) => PathBuf::from(chosen),
         None => {
@@ -24,6 +27,37 @@ pub fn scratch_directory() -> std::io::Result<TempDir> {
         println!("note: {} lives in memory: no figure says anything about a disk", parent.display());
     }
     tempfile::Builder::new().prefix("terrace-bench-").tempdir_in(parent)
+}
+
+/// Visits the files below a directory.
+///
+/// # Errors
+/// If a directory cannot be read, or `visit` fails.
+pub fn for_each_file(dir: &Path, visit: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            for_each_file(&entry.path(), visit)?;
+        } else {
+            visit(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the files below a directory durable, and then lets the system forget what it has of them in memory. Only for
+/// files that nobody has mapped.
+///
+/// # Errors
+/// If a file cannot be opened or synced.
+pub fn forget_pages(dir: &Path) -> io::Result<()> {
+    for_each_file(dir, &mut |path| {
+        let synced = File::open(path)?;
+        synced.sync_all()?;
+        let file = OsFileSystem.open(path, OpenMode::Read).map_err(io::Error::other)?;
+        file.advise(Advice::DontNeed, 0, synced.metadata()?.len());
+        Ok(())
+    })
 }
 
 /// Whether files there live in memory only.

@@ -21,6 +21,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use terrace_io::prefetch;
 use terrace_sstable::{Kind, Slice, SliceOwner};
 
 /// The capacity of the first chunk; each further one has twice as much, up to the most.
@@ -211,18 +212,11 @@ impl Arena {
     /// Has the processor fetch an entry that will be looked at soon, and does not wait for it.
     #[inline]
     pub fn prefetch(&self, id: EntryId) {
-        #[cfg(target_arch = "x86_64")]
         if let Some(chunk) = self.chunks.get(id.chunk()) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let at = chunk.bytes.as_ptr().cast::<i8>().wrapping_add(id.offset());
-            // SAFETY: a hint, which reads nothing, whatever the address.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(at);
-                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64));
-            }
+            let at = chunk.bytes.as_ptr().cast::<u8>().wrapping_add(id.offset());
+            prefetch(at);
+            prefetch(at.wrapping_add(64));
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = id;
     }
 
     /// The key of an entry, kept alive.

@@ -153,8 +153,8 @@ impl Snapshot {
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Slice>>> {
         let state = self.state(keyspace)?;
-        let find = |key: K| Ok(state.find(key.as_ref(), self.sequence())?.map(|hit| hit.into_slice()));
-        keys.into_iter().map(find).collect()
+        let keys: Vec<K> = keys.into_iter().collect();
+        state.find_all(&keys, self.sequence())
     }
 
     /// See [`Keyspace::contains_key`].

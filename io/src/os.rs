@@ -89,8 +89,11 @@ impl FileSystem for OsFileSystem {
         match retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)) {
             Ok(()) => {
                 // Who it is serves error messages only: a full disk must not keep a database from being opened.
-                // All that a reader reads is written over, not cut off first: where the file system tells the device
-                // at once which blocks are free (`discard`), cutting off takes longer than the rest of an open.
+                // It is written over, not cut off first: where the file system tells the device at once which blocks
+                // are free (`discard`), cutting off takes longer than the rest of an open.
+                if file.metadata().is_ok_and(|metadata| metadata.len() > HOLDER_BYTES as u64) {
+                    let _ = file.set_len(HOLDER_BYTES as u64);
+                }
                 let holder = format!("{:<HOLDER_BYTES$}", std::process::id());
                 let _ = file.write_all_at(holder.as_bytes(), 0);
                 Ok(Box::new(OsDirectoryLock { _file: file }))

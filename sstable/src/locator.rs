@@ -279,6 +279,12 @@ impl Locator {
         }
     }
 
+    /// Has the processor fetch the bucket where the lookup of a key with this hash will begin.
+    #[inline]
+    pub(crate) fn prefetch(&self, metadata: &Metadata, hash: u64) {
+        metadata.prefetch(self.bucket_at(self.header.home(hash)));
+    }
+
     /// The bucket where a lookup begins.
     pub(crate) fn home(&self, hash: u64) -> u32 {
         self.header.home(hash)

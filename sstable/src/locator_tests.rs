@@ -92,6 +92,8 @@ fn every_key_is_found_and_few_others_lead_to_a_block() {
             let header = table.locator().unwrap().unwrap();
             assert_eq!((header.keys, header.buckets as usize), (count as u64, count.div_ceil(12)));
             for (i, entry) in entries.iter().enumerate() {
+                table.prefetch_location(&number(i));
+                assert!(table.prefetch_entry(&number(i)));
                 assert_eq!(table.get(&number(i), 9).unwrap().unwrap().value(), entry.3);
                 // Within the range of the table's keys, except for the last.
                 assert!(table.get(&[&number(i)[..], b"?"].concat(), 9).unwrap().is_none());
@@ -131,7 +133,7 @@ fn it_leads_to_the_newest_version() {
                 let table = Table::new(context, meta.clone());
                 assert_eq!(table.locator().unwrap().unwrap().keys, 30);
                 check_gets(&table, &entries);
-                assert_eq!(table.get(&number(7), u64::MAX).unwrap().unwrap().kind, Kind::Delete);
+                assert_eq!(table.get(&number(7), u64::MAX).unwrap().unwrap().kind(), Kind::Delete);
                 assert!(table.get(&number(7), 99).unwrap().is_none());
                 let explanation = explain(&table, &number(7), 4999).unwrap();
                 assert_eq!(explanation.visible, Some(1));
@@ -315,6 +317,7 @@ fn damage_is_an_error_and_never_a_miss() {
         let table = forgery.tables.table(&forgery.meta);
         let (mut found, mut failed) = (0, 0);
         for i in 0..20_000 {
+            table.prefetch_entry(&number(i));
             match table.get(&number(i), 9) {
                 Ok(value) => {
                     assert_eq!(value.unwrap().value(), i.to_string().as_bytes());
@@ -338,11 +341,12 @@ fn look_up_all(table: &Arc<Table>, entries: &[Entry]) -> (usize, usize) {
     let (mut errors, mut misses) = (0, 0);
     for entry in entries {
         for snapshot in [entry.1, u64::MAX] {
+            table.prefetch_entry(&entry.0);
             match table.get(&entry.0, snapshot) {
                 Ok(Some(found)) => {
-                    let is = (found.sequence, found.kind, found.value());
+                    let is = (found.sequence(), found.kind(), found.value());
                     let is_version = |e: &&Entry| e.0 == entry.0 && (e.1, e.2, &e.3[..]) == is;
-                    assert!(found.sequence <= snapshot && entries.iter().any(|e| is_version(&e)));
+                    assert!(found.sequence() <= snapshot && entries.iter().any(|e| is_version(&e)));
                 }
                 Ok(None) => misses += 1,
                 Err(error) => {
@@ -636,7 +640,7 @@ proptest! {
                 let expected = newest.filter(|((found, _), _)| *found == key);
                 let found = table.get(&key, *snapshot).unwrap();
                 prop_assert_eq!(
-                    found.as_ref().map(|found| (found.sequence, found.kind, found.value())),
+                    found.as_ref().map(|found| (found.sequence(), found.kind(), found.value())),
                     expected.map(|((_, Reverse(sequence)), (kind, value))| (*sequence, *kind, &value[..]))
                 );
             }

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use terrace_io::{
-    Advice, Checksum, Error, FileSystem, OpenMode, PAGE_BYTES, Region, Result, read_exact_past_cache_at,
+    Advice, Checksum, Error, FileSystem, OpenMode, PAGE_BYTES, Region, Result, prefetch,
+    read_exact_past_cache_at,
 };
 
 use crate::footer::Footer;
@@ -156,6 +157,12 @@ impl Metadata {
     pub(crate) fn u32(&self, at: usize) -> Result<u32> {
         let bytes = self.bytes(at..at + 4)?;
         Ok(u32::from_le_bytes(bytes.try_into().expect("4 bytes were asked for")))
+    }
+
+    /// Has the processor fetch the line at `at`.
+    #[inline]
+    pub(crate) fn prefetch(&self, at: usize) {
+        prefetch(self.region.as_ptr().wrapping_add(self.start + at));
     }
 
     /// Compares a chunk with its checksum.

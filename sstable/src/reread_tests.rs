@@ -36,7 +36,7 @@ fn what_only_memory_has_wrong_is_served_right() {
                 let table = Table::new(Arc::clone(&context), meta.clone());
                 for entry in entries.iter().step_by(5) {
                     let found = table.get(&entry.0, entry.1).unwrap().unwrap();
-                    assert_eq!((found.sequence, found.value()), (entry.1, &entry.3[..]));
+                    assert_eq!((found.sequence(), found.value()), (entry.1, &entry.3[..]));
                     assert_eq!(found.into_slice(&table), entry.3);
                 }
                 for mode in MODES {

@@ -274,6 +274,12 @@ impl Storage {
         }
     }
 
+    /// The locator, if it was read before.
+    #[inline]
+    pub(crate) fn known_locator(&self) -> Option<&Locator> {
+        self.locator.get()?.as_ref()
+    }
+
     #[cold]
     fn read_locator(&self) -> Result<Option<&Locator>> {
         let read = match self.locator_place() {
@@ -345,6 +351,20 @@ impl Storage {
         }
         let entry = head.entry(&block, location.slot).map_err(damaged)?;
         Ok(LocatedEntry { block, entry })
+    }
+
+    /// Has the entry at a location that the locator gave fetched, from memory or from the device, and does not wait.
+    pub(crate) fn prefetch_located(&self, location: Location) {
+        let (Some(end), true) = (location.block.checked_add(1), self.is_paged) else { return };
+        if end > self.fences.len() {
+            return;
+        }
+        let (start, end) = (location.block * PAGE_BYTES, end * PAGE_BYTES);
+        let region = self.metadata.region();
+        block::fetch(&region[start..end], location.slot, self.entry_len);
+        if !self.verified.contains(location.block) {
+            region.advise(Advice::WillNeed, start..end);
+        }
     }
 
     /// Block `index`, which exists, as [`Storage::block`] gives it; but where it is follows from its number if that can

@@ -109,11 +109,7 @@ impl Table {
     /// The newest version of `key` with a sequence number of at most `snapshot`, tombstones included; `None` if the
     /// table has none.
     pub fn get<'t>(&'t self, key: &[u8], snapshot: u64) -> Result<Option<Found<'t>>> {
-        let meta = &self.meta;
-        if snapshot < meta.smallest_sequence
-            || compare_keys(key, &meta.smallest_key).is_lt()
-            || compare_keys(key, &meta.largest_key).is_gt()
-        {
+        if snapshot < self.meta.smallest_sequence || !self.spans(key) {
             return Ok(None);
         }
         let storage = self.storage()?;
@@ -130,6 +126,40 @@ impl Table {
             self.context.counters.filter_positive(found.is_some());
         }
         Ok(found)
+    }
+
+    /// Whether `key` is neither before the first key of the table nor behind the last.
+    #[inline]
+    fn spans(&self, key: &[u8]) -> bool {
+        compare_keys(key, &self.meta.smallest_key).is_ge()
+            && compare_keys(key, &self.meta.largest_key).is_le()
+    }
+
+    /// The first of two steps before a [`Table::get`] that will not have to wait for memory: has the processor fetch
+    /// what says where `key` is. Between the steps, and before the get, there is time for other keys.
+    #[inline]
+    pub fn prefetch_location(&self, key: &[u8]) {
+        if let Some((storage, locator)) = self.locator_for(key) {
+            locator.prefetch(&storage.metadata, locator::hash(key, storage.footer.table_id));
+        }
+    }
+
+    /// The second step: looks where `key` is and has the entry fetched, from the device too if its block has not been
+    /// needed yet. Says whether there seems to be an entry; what is wrong, the get will say.
+    #[inline]
+    pub fn prefetch_entry(&self, key: &[u8]) -> bool {
+        let Some((storage, locator)) = self.locator_for(key) else { return false };
+        let mut lookup = locator.lookup(&storage.metadata, locator::hash(key, storage.footer.table_id));
+        let Ok(Some(location)) = lookup.next() else { return false };
+        storage.prefetch_located(location);
+        true
+    }
+
+    /// The locator, if the table may have `key`, and has a locator that was used before.
+    #[inline]
+    fn locator_for(&self, key: &[u8]) -> Option<(&Storage, &Locator)> {
+        let storage = self.storage.get().filter(|_| self.spans(key))?;
+        Some((storage, storage.known_locator()?))
     }
 
     /// By the locator, which knows every key of the table.
@@ -320,33 +350,63 @@ impl fmt::Debug for Table {
 /// What [`Table::get`] found: a version of a key. Borrows the table.
 #[derive(Debug)]
 pub struct Found<'t> {
-    /// What it does to the key.
-    pub kind: Kind,
-    /// Its sequence number.
-    pub sequence: u64,
-    block: Block<'t>,
-    value: Range<usize>,
+    sequence: u64,
+    /// [`Kind`] as a number, as wide as the rest: what moves in whole words moves fast.
+    kind: u64,
+    value: Value<'t>,
+}
+
+#[derive(Debug)]
+enum Value<'t> {
+    /// Bytes of the table's region.
+    Region(&'t [u8]),
+    Shared(Arc<[u8]>, Range<u32>),
 }
 
 impl<'t> Found<'t> {
     #[inline]
     fn new(block: Block<'t>, entry: EntryHead) -> Found<'t> {
-        Found { kind: entry.kind, sequence: entry.sequence, block, value: entry.value_range() }
+        let value = match block {
+            Block::Region { bytes, .. } => Value::Region(&bytes[entry.value_range()]),
+            Block::Shared(bytes) => {
+                let range = entry.value_range();
+                Value::Shared(bytes, range.start as u32..range.end as u32)
+            }
+        };
+        Found { sequence: entry.sequence, kind: entry.kind as u64, value }
+    }
+
+    /// What it does to the key.
+    #[inline]
+    pub fn kind(&self) -> Kind {
+        if self.kind == Kind::Put as u64 { Kind::Put } else { Kind::Delete }
+    }
+
+    /// Its sequence number.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
     }
 
     /// The value; empty for a tombstone.
     #[inline]
     pub fn value(&self) -> &[u8] {
-        &self.block[self.value.clone()]
+        match &self.value {
+            Value::Region(bytes) => bytes,
+            Value::Shared(bytes, range) => &bytes[range.start as usize..range.end as usize],
+        }
     }
 
     /// The value, pinned: `table` is the one that it was found in.
+    #[inline]
     pub fn into_slice(self, table: &Arc<Table>) -> Slice {
-        match self.block {
-            Block::Region { start, .. } => {
-                Slice::from_table(Arc::clone(table), start + self.value.start..start + self.value.end)
+        match self.value {
+            Value::Region(bytes) => {
+                let start = bytes.as_ptr().addr() - table.region_bytes().as_ptr().addr();
+                Slice::from_table(Arc::clone(table), start..start + bytes.len())
             }
-            Block::Shared(bytes) => Slice::from_shared(bytes, self.value),
+            Value::Shared(bytes, range) => {
+                Slice::from_shared(bytes, range.start as usize..range.end as usize)
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use proptest::prelude::*;
-use terrace_io::{FaultFileSystem, FileSystem, OsFileSystem};
+use terrace_io::{Advice, FaultFileSystem, FileSystem, OpenMode, OsFileSystem, PAGE_BYTES};
 
 use super::*;
 use crate::testing::*;
@@ -50,7 +50,7 @@ fn versions_over_many_blocks_are_found_with_few_reads() {
 
     let context = Arc::new(tables.context());
     let table = Table::new(context.clone(), meta);
-    assert_eq!(table.get(b"hot", 505).unwrap().unwrap().sequence, 500);
+    assert_eq!(table.get(b"hot", 505).unwrap().unwrap().sequence(), 500);
     assert!(context.counters.totals().blocks_verified < 12, "{:?}", context.counters.totals());
     assert!(table.get(b"hot", 9).unwrap().is_none());
 }
@@ -207,16 +207,60 @@ fn what_cannot_be_mapped_is_read_by_pread() {
     check_gets(&table, &entries);
 }
 
+/// A table on a real disk.
+fn real_table(dir: &Path, entries: &[Entry]) -> (Arc<dyn FileSystem>, TableMeta) {
+    let fs: Arc<dyn FileSystem> = Arc::new(OsFileSystem);
+    let mut writer = TableWriter::create(&fs, dir, identity(4), &options(Compression::None)).unwrap();
+    for entry in entries {
+        writer.add(&entry.0, entry.1, entry.2, &entry.3).unwrap();
+    }
+    (fs, writer.finish().unwrap())
+}
+
+#[test]
+fn an_open_and_a_get_read_little_of_the_metadata_and_many_gets_have_all_of_it_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let entries: Vec<Entry> = (0..200_000).map(|i| put(format!("{i:08}"), 1, [7; 10])).collect();
+    let (fs, meta) = real_table(dir.path(), &entries);
+    let context = Arc::new(TableContext::new(fs.clone(), dir.path()));
+    let path = dir.path().join("000004.sst");
+    let resident = |table: &Table| {
+        table.check().unwrap();
+        table.resident_bytes()
+    };
+    fs.open(&path, OpenMode::Read).unwrap().advise(Advice::DontNeed, 0, meta.file_len);
+    let table = Table::new(context.clone(), meta.clone());
+    let metadata = meta.file_len - table.properties().unwrap().data_blocks * PAGE_BYTES as u64;
+    match resident(&table) {
+        Some(bytes) if bytes < meta.file_len / 2 => {}
+        resident => {
+            return eprintln!(
+                "skipped: {resident:?} bytes of a file stay in memory that should be forgotten"
+            );
+        }
+    }
+    table.get(&entries[7].0, 9).unwrap().unwrap();
+    let before = resident(&table).unwrap();
+    assert!(before < metadata / 4, "{before} bytes are in memory, and {metadata} are metadata");
+
+    let gets = 100;
+    for entry in entries.iter().step_by(entries.len() / gets) {
+        assert_eq!(table.get(&entry.0, 9).unwrap().unwrap().value(), entry.3);
+    }
+    // Nobody waits for it.
+    let began = Instant::now();
+    while resident(&table).unwrap() < metadata && began.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let after = resident(&table).unwrap();
+    assert!(after >= metadata, "{after} bytes are in memory, and {metadata} are metadata");
+}
+
 #[test]
 fn a_real_file_is_mapped() {
     let dir = tempfile::tempdir().unwrap();
-    let fs: Arc<dyn FileSystem> = Arc::new(OsFileSystem);
     let entries: Vec<Entry> = (0..5000).map(|i| put(format!("{i:08}"), 1, [7; 100])).collect();
-    let mut writer = TableWriter::create(&fs, dir.path(), identity(4), &options(Compression::None)).unwrap();
-    for entry in &entries {
-        writer.add(&entry.0, entry.1, entry.2, &entry.3).unwrap();
-    }
-    let meta = writer.finish().unwrap();
+    let (fs, meta) = real_table(dir.path(), &entries);
     let table = Table::new(Arc::new(TableContext::new(fs.clone(), dir.path())), meta.clone());
     check_gets(&table, &entries);
     assert_eq!(table.mapped_bytes(), meta.file_len);

@@ -121,7 +121,7 @@ pub(crate) fn check_gets(table: &Arc<Table>, entries: &[Entry]) {
         for snapshot in [entry.1, entry.1.saturating_sub(1), entry.1 + 1, u64::MAX] {
             let expected = expected(entries, &entry.0, snapshot);
             let found = table.get(&entry.0, snapshot).unwrap();
-            let is = found.as_ref().map(|found| (found.sequence, found.kind, found.value()));
+            let is = found.as_ref().map(|found| (found.sequence(), found.kind(), found.value()));
             assert_eq!(is, expected.map(|entry| (entry.1, entry.2, &entry.3[..])), "entry {at}");
             if let (Some(found), Some(entry)) = (found, expected) {
                 assert_eq!(found.into_slice(table), entry.3);

@@ -37,7 +37,7 @@ fn read_all(tables: &Tables, meta: Option<&TableMeta>, entries: &[Entry], strict
         for entry in entries {
             match table.get(&entry.0, entry.1) {
                 Ok(found) => {
-                    let found = found.map(|found| (found.sequence, found.kind, found.value().to_vec()));
+                    let found = found.map(|found| (found.sequence(), found.kind(), found.value().to_vec()));
                     assert!(!strict || found == Some((entry.1, entry.2, entry.3.clone())));
                 }
                 Err(error) => check(error),

@@ -7,8 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{Advice, fadvise};
-use terrace_benches::process_time;
+use terrace_benches::{for_each_file, process_time};
 
 /// Bytes that this process wrote so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -96,16 +95,6 @@ pub fn disk_bytes(dir: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Makes the files below a directory durable, and then lets the system forget what it has of them in memory. Only for
-/// files that nobody has mapped.
-pub fn forget_pages(dir: &Path) -> io::Result<()> {
-    for_each_file(dir, &mut |path| {
-        let file = File::open(path)?;
-        file.sync_all()?;
-        Ok(fadvise(&file, 0, None, Advice::DontNeed)?)
-    })
-}
-
 /// Copies a directory with all its files and makes the copy durable, so that writing it back disturbs nobody later.
 pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir_all(to)?;
@@ -130,20 +119,10 @@ pub fn remove(dir: &Path) -> io::Result<()> {
     }
 }
 
-fn for_each_file(dir: &Path, visit: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            for_each_file(&entry.path(), visit)?;
-        } else {
-            visit(&entry.path())?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use terrace_benches::forget_pages;
+
     use super::*;
 
     #[test]

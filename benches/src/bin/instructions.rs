@@ -14,7 +14,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use terrace::{Durability, KeyspaceOptions, Options};
-use terrace_benches::{Records, scratch_directory, touch};
+use terrace_benches::{Key, Records, scratch_directory, touch};
 
 /// Records in the database that is read.
 const RECORDS: u64 = 20_000;
@@ -49,6 +49,8 @@ enum Operation {
     GetWith,
     GetMissing,
     GetBesideMemtables,
+    /// Of 32 keys.
+    MultiGet,
     CursorSeek,
     CursorNext,
     CursorPrev,
@@ -181,6 +183,10 @@ fn run(operation: Operation, directory: &Path) -> Outcome<()> {
         Operation::GetBesideMemtables => {
             (0..OPERATIONS).try_for_each(|_| db.put(miss(), [7; 100]))?;
             twice(|| db.get_with(hit(), touch))
+        }
+        Operation::MultiGet => {
+            let keys: Vec<Key> = (0..32).map(|_| *hit()).collect();
+            twice(|| Ok(Some(db.multi_get(&keys)?.len())))
         }
         Operation::CursorSeek => {
             let mut cursor = db.cursor()?;

@@ -72,7 +72,8 @@ fn a_lock_names_its_process() {
     let lock_file = directory.path().join("LOCK");
     fs::write(&lock_file, b"a longer text of somebody else").unwrap();
     let lock = OsFileSystem.lock_dir(directory.path()).unwrap();
-    assert_eq!(fs::read_to_string(&lock_file).unwrap(), std::process::id().to_string());
+    let holder = fs::read_to_string(&lock_file).unwrap();
+    assert_eq!((holder.trim_end(), holder.len()), (&*std::process::id().to_string(), HOLDER_BYTES));
     let Err(Error::Locked { holder, .. }) = OsFileSystem.lock_dir(directory.path()) else {
         panic!("locked twice");
     };

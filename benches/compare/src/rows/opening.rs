@@ -2,13 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use terrace_benches::Records;
+use terrace_benches::{Records, forget_pages};
 
 use super::Row;
 use crate::database::{Kept, Setting};
 use crate::engine::Result;
 use crate::results::{Measurement, Unit, median};
-use crate::usage;
 
 /// How often it is opened each way.
 const TIMES: u64 = 5;
@@ -28,7 +27,7 @@ pub fn open(setting: &Setting) -> Result<Measurement> {
 fn open_once(setting: &Setting, number: u64, is_warm: bool) -> Result<f64> {
     let dir = setting.kept(Kept::Records);
     if !is_warm {
-        usage::forget_pages(&dir)?;
+        forget_pages(&dir)?;
     }
     let records: Records = setting.records();
     // Another record each time, anywhere among the others.

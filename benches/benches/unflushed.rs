@@ -1,0 +1,77 @@
+//! Reads while recent writes sit in memtables, by one thread: a quarter of the records were overwritten, and none of
+//! that is in a table yet. Every cache line of a value is looked at.
+
+use criterion::{Criterion, Throughput};
+use terrace::{Durability, Options};
+use terrace_benches::{Key, Records, Settled, criterion, measure, record_count, touch};
+
+/// Draws that are made before the measurement.
+const DRAWS: usize = 1 << 20;
+/// Entries of a short scan.
+const SHORT: usize = 100;
+/// More than the overwrites take.
+const MEMTABLE_BYTES: u64 = 256 << 20;
+
+fn unflushed(criterion: &mut Criterion) {
+    let settled = Settled::new(Records::new(record_count()));
+    let records = settled.records;
+    settled.db.close().expect("the database can be closed");
+    let db = Options::new().memtable_bytes(MEMTABLE_BYTES).open(settled.path()).expect("it opens");
+    let overwritten = Records::new(records.count / 4);
+    for number in 0..overwritten.count {
+        db.put_with(records.key(number), records.value(number), Durability::Buffered).expect("it is written");
+    }
+    assert_eq!(
+        db.metrics().keyspaces[0].table_entries,
+        records.count,
+        "what was overwritten is in memtables only"
+    );
+
+    let mut group = criterion.benchmark_group("unflushed");
+    let draws: [(&str, Vec<Key>); 3] = [
+        ("get_overwritten", overwritten.hits(DRAWS)),
+        ("get_any", records.hits(DRAWS)),
+        ("get_missing", records.misses(DRAWS)),
+    ];
+    for (name, keys) in &draws {
+        let mut keys = keys.iter().cycle();
+        measure(&mut group, name, |bencher| {
+            bencher.iter(|| db.get_with(next(&mut keys), touch).expect("the database can be read"));
+        });
+    }
+
+    let mut cursor = db.cursor().expect("the database is open");
+    let mut walk = |from: Option<&Key>, most: usize| {
+        let sought = match from {
+            Some(key) => cursor.seek(key),
+            None => cursor.seek_to_first(),
+        };
+        let mut more = sought.expect("the database can be read");
+        let (mut entries, mut sum) = (0, 0_u8);
+        while more && entries < most {
+            sum = sum.wrapping_add(touch(cursor.key())).wrapping_add(touch(cursor.value()));
+            entries += 1;
+            more = cursor.next().expect("the database can be read");
+        }
+        (entries, sum)
+    };
+    group.throughput(Throughput::Elements(SHORT as u64));
+    let mut starts = draws[1].1.iter().cycle();
+    measure(&mut group, "scan_short", |bencher| bencher.iter(|| walk(Some(next(&mut starts)), SHORT)));
+    group.throughput(Throughput::Elements(records.count));
+    group.sample_size(10);
+    measure(&mut group, "scan_full", |bencher| {
+        bencher.iter(|| assert_eq!(walk(None, usize::MAX).0, records.count as usize));
+    });
+    group.finish();
+}
+
+fn next<'k>(keys: &mut impl Iterator<Item = &'k Key>) -> &'k Key {
+    keys.next().expect("a cycle has no end")
+}
+
+fn main() {
+    let mut criterion = criterion();
+    unflushed(&mut criterion);
+    criterion.final_summary();
+}
