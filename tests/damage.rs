@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use terrace::{Compression, Error};
+use terrace::{Compression, Error, FilterKind};
 use terrace_io::{FileSystem, MemoryFileSystem};
 use terrace_sstable::{BlockCache, Cursor, PointReads, SEQUENCE_MAX, ScanMode, Table, TableContext, verify};
 use terrace_tests::covered;
@@ -33,19 +33,31 @@ const SEED: u64 = 2024;
 struct Shape {
     what: &'static str,
     compression: Compression,
+    filter: FilterKind,
     /// Without a locator, gets ask filter and fences.
     locator: bool,
 }
 
-const SHAPES: [Shape; 3] = [
-    Shape { what: "plain", compression: Compression::None, locator: true },
-    Shape { what: "Snappy", compression: Compression::Snappy, locator: true },
-    Shape { what: "without a locator", compression: Compression::None, locator: false },
+const SHAPES: [Shape; 4] = [
+    Shape { what: "plain", compression: Compression::None, filter: FilterKind::Blocked, locator: true },
+    Shape { what: "Snappy", compression: Compression::Snappy, filter: FilterKind::Bloom, locator: true },
+    Shape {
+        what: "without a locator",
+        compression: Compression::None,
+        filter: FilterKind::Blocked,
+        locator: false,
+    },
+    Shape {
+        what: "with a Bloom filter",
+        compression: Compression::None,
+        filter: FilterKind::Bloom,
+        locator: false,
+    },
 ];
 
 impl Shape {
     fn make(&self, bytes: usize) -> TableSample {
-        samples::table(SEED, bytes, self.compression, 10, self.locator)
+        samples::table(SEED, bytes, self.compression, (self.filter, 10), self.locator)
     }
 }
 

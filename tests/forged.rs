@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use peak_alloc::PeakAlloc;
-use terrace::Compression;
+use terrace::{Compression, FilterKind};
 use terrace_tests::exercise;
 use terrace_tests::forge::{log, manifest, table};
 use terrace_tests::samples::{self, Files, files, random};
@@ -61,10 +61,11 @@ fn forged_tables_are_read_or_refused() {
         let sounds: Vec<_> = [(1, 600), (2, 3000), (3, 9000), (4, 20_000)]
             .into_iter()
             .map(|(seed, bytes)| {
-                // Every other one has no locator, so that its filter is asked, where it has one.
+                // Every other one has no locator, so that its filter is asked, one of each kind.
                 let locator = seed % 2 == 1;
-                let sample =
-                    samples::table(seed, bytes, compression, if seed == 1 { 0 } else { 10 }, locator);
+                let kind = if seed > 2 { FilterKind::Bloom } else { FilterKind::Blocked };
+                let filter = (kind, if seed == 1 { 0 } else { 10 });
+                let sample = samples::table(seed, bytes, compression, filter, locator);
                 let step = sample.entries.len() / 5 + 1;
                 let keys: Vec<_> =
                     sample.entries.iter().step_by(step).map(|entry| entry.key.clone()).collect();

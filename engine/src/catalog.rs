@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use terrace_compaction::LEVELS;
-use terrace_sstable::{Compression, KEY_BYTES_MAX, SEQUENCE_MAX, TableMeta, VALUE_BYTES_MAX};
+use terrace_sstable::{Compression, FilterKind, KEY_BYTES_MAX, SEQUENCE_MAX, TableMeta, VALUE_BYTES_MAX};
 use terrace_wal::{HEADER_BYTES, Position};
 
 use crate::KeyspaceOptions;
@@ -17,6 +17,9 @@ pub(crate) const DEFAULT_KEYSPACE: &str = "default";
 
 /// All tables together have no more bytes than this, and no more entries: sums of them never overflow.
 const TOTAL_MAX: u64 = 1 << 60;
+
+/// Bits of the filter for each key take the bits below this one of their byte, the filter's kind those above.
+const FILTER_KIND_SHIFT: u32 = 6;
 
 /// Tables are numbered up to here at most.
 pub(crate) const TABLE_NUMBER_MAX: u64 = 1 << 60;
@@ -291,8 +294,8 @@ fn encode_change(change: &Change, body: &mut Vec<u8>) -> u8 {
         Change::KeyspaceAdded { id, name, options } => {
             put_varint(body, u64::from(*id));
             put_bytes(body, name.as_bytes());
-            body.push(compression_to_byte(options.table.compression));
-            body.push(options.table.filter_bits_per_key);
+            body.push(options.table.compression as u8);
+            body.push(options.table.filter_bits_per_key | (options.table.filter as u8) << FILTER_KIND_SHIFT);
             put_varint(body, options.table_bytes);
             put_varint(body, u64::from(options.table.block_bytes));
             4
@@ -382,8 +385,10 @@ fn decode_change(tag: u8, body: &mut Decoder<'_>) -> Option<Change> {
             let id = body.varint32()?;
             let name = String::from_utf8(body.prefixed()?.to_vec()).ok()?;
             let mut options = KeyspaceOptions::new();
-            options.table.compression = compression_from_byte(body.u8()?)?;
-            options.table.filter_bits_per_key = body.u8()?;
+            options.table.compression = Compression::from_byte(body.u8()?)?;
+            let filter = body.u8()?;
+            options.table.filter = FilterKind::from_byte(filter >> FILTER_KIND_SHIFT)?;
+            options.table.filter_bits_per_key = filter & !(u8::MAX << FILTER_KIND_SHIFT);
             options.table_bytes = body.varint()?;
             options.table.block_bytes = body.varint32()?;
             options.check().ok()?;
@@ -448,21 +453,6 @@ fn decode_meta(body: &mut Decoder<'_>) -> Option<TableMeta> {
     sound.then_some(meta)
 }
 
-fn compression_to_byte(compression: Compression) -> u8 {
-    match compression {
-        Compression::None => 0,
-        Compression::Snappy => 1,
-    }
-}
-
-fn compression_from_byte(byte: u8) -> Option<Compression> {
-    match byte {
-        0 => Some(Compression::None),
-        1 => Some(Compression::Snappy),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -483,7 +473,10 @@ mod tests {
 
     fn busy_catalog() -> Catalog {
         let mut catalog = Catalog::new([7; 16], 99, 1 << 20, KeyspaceOptions::new());
-        let options = KeyspaceOptions::new().compression(Compression::Snappy).filter_bits_per_key(3);
+        let options = KeyspaceOptions::new()
+            .compression(Compression::Snappy)
+            .filter_kind(FilterKind::Bloom)
+            .filter_bits_per_key(3);
         let edit = vec![
             Change::KeyspaceAdded { id: 4, name: "four".into(), options },
             Change::TableAdded { keyspace: 4, level: 0, meta: meta(9, "a", "z") },

@@ -94,5 +94,5 @@ pub use repair::{
 pub use scrub::{ScrubOptions, ScrubReport};
 pub use snapshot::Snapshot;
 pub use terrace_io::{Error, FileSystem, Result};
-pub use terrace_sstable::{Compression, PointReads, Slice};
+pub use terrace_sstable::{Compression, FilterKind, PointReads, Slice};
 pub use throttle::{StallMetrics, StallReason};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use terrace_io::{Error, FileSystem, OsFileSystem, Result};
-use terrace_sstable::{Compression, PointReads, TableOptions, VALUE_BYTES_MAX};
+use terrace_sstable::{Compression, FilterKind, PointReads, TableOptions, VALUE_BYTES_MAX};
 
 use crate::Db;
 use crate::flush::MEMTABLES_PER_FLUSH;
@@ -297,6 +297,12 @@ impl KeyspaceOptions {
     /// Compression of data blocks (default: none, so that point reads borrow from the mapping).
     pub fn compression(mut self, compression: Compression) -> Self {
         self.table.compression = compression;
+        self
+    }
+
+    /// Kind of filter (default: [`FilterKind::Blocked`]). Tables with a locator do not ask theirs.
+    pub fn filter_kind(mut self, kind: FilterKind) -> Self {
+        self.table.filter = kind;
         self
     }
 

@@ -15,8 +15,10 @@ const MAGIC: [u8; 8] = *b"TERRASST";
 pub(crate) const DIRECTORY_ENTRY_BYTES: usize = 24;
 /// Set in a kind if a reader that does not know it must refuse the table.
 const KIND_REQUIRED: u32 = 1 << 31;
-/// The filter's kind.
-pub(crate) const KIND_FILTER: u32 = 3;
+/// The Bloom filter's kind.
+pub(crate) const KIND_BLOOM_FILTER: u32 = 3;
+/// The blocked filter's kind.
+pub(crate) const KIND_BLOCKED_FILTER: u32 = 6;
 /// The locator's kind.
 pub(crate) const KIND_LOCATOR: u32 = 4;
 /// The fences' kind.
@@ -142,7 +144,8 @@ impl MetadataBlock {
     /// What it is, in words.
     pub fn name(&self) -> &'static str {
         match self.kind {
-            KIND_FILTER => "filter",
+            KIND_BLOOM_FILTER => "Bloom filter",
+            KIND_BLOCKED_FILTER => "blocked filter",
             KIND_FENCES => "fences",
             KIND_PROPERTIES => "properties",
             KIND_LOCATOR => "locator",
@@ -191,7 +194,7 @@ impl MetadataBlock {
         if by_offset.windows(2).any(|pair| pair[0].1 > pair[1].0) {
             return Err(damaged("metadata blocks of the directory overlap"));
         }
-        let known = [KIND_FILTER, KIND_FENCES, KIND_PROPERTIES];
+        let known = [KIND_FENCES, KIND_PROPERTIES];
         let required =
             |block: &&MetadataBlock| block.kind & KIND_REQUIRED != 0 && !known.contains(&block.kind);
         if let Some(block) = blocks.iter().find(required) {

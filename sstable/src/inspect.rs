@@ -146,7 +146,10 @@ pub fn explain(table: &Arc<Table>, key: &[u8], snapshot: u64) -> Result<Explanat
     Ok(Explanation {
         locator: located(table, key)?,
         in_range: *meta.smallest_key <= *key && *key <= *meta.largest_key,
-        filter: storage.filter()?.map(|filter| filter.may_contain(key)),
+        filter: storage
+            .filter()?
+            .map(|filter| filter.may_contain(&storage.metadata, meta.table_id, key))
+            .transpose()?,
         block,
         block_offset: extent.start,
         block_len: extent.end - extent.start,

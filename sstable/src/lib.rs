@@ -87,7 +87,7 @@ pub use key::{KEY_BYTES_MAX, Kind, SEQUENCE_MAX, VALUE_BYTES_MAX, compare_intern
 pub use locator::LocatorHeader;
 pub use merge::MergeCursor;
 pub use meta::{TableMeta, parse_table_file_name, table_file_name, table_tmp_file_name};
-pub use options::{Compression, TableOptions};
+pub use options::{Compression, FilterKind, TableOptions};
 pub use properties::{Cause, Properties};
 pub use run_cursor::RunCursor;
 pub use salvage::{LostBlocks, TableSalvage};

@@ -24,11 +24,38 @@ impl Compression {
     }
 }
 
+/// The kind of a table's filter, which tells for most keys that are not there that they are not. A table that has a
+/// locator does not ask it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum FilterKind {
+    /// A Bloom filter in lines of 64 bytes: what it says of a key is in one of them, so that building and asking it is
+    /// quick; read from the mapping.
+    #[default]
+    Blocked = 0,
+    /// A Bloom filter over the whole table, of the `bloomfilter` crate: lets a little fewer keys through, takes ten times
+    /// as long to build, and is kept on the heap.
+    Bloom = 1,
+}
+
+impl FilterKind {
+    /// The kind that a number on disk means, if this version knows it.
+    pub fn from_byte(byte: u8) -> Option<FilterKind> {
+        match byte {
+            0 => Some(FilterKind::Blocked),
+            1 => Some(FilterKind::Bloom),
+            _ => None,
+        }
+    }
+}
+
 /// How a table is written. What is written says for itself how it is to be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableOptions {
     /// How data blocks are compressed.
     pub compression: Compression,
+    /// The kind of the filter.
+    pub filter: FilterKind,
     /// Bits of the filter for each key, at most 40; 0 for no filter. 10 let 1% of the keys that are not there
     /// through.
     pub filter_bits_per_key: u8,
@@ -44,6 +71,7 @@ impl Default for TableOptions {
     fn default() -> Self {
         TableOptions {
             compression: Compression::None,
+            filter: FilterKind::Blocked,
             filter_bits_per_key: 10,
             locator: true,
             block_bytes: 16 * 1024,
@@ -80,5 +108,9 @@ mod tests {
             assert_eq!(Compression::from_byte(compression as u8), Some(compression));
         }
         assert_eq!(Compression::from_byte(2), None);
+        for kind in [FilterKind::Blocked, FilterKind::Bloom] {
+            assert_eq!(FilterKind::from_byte(kind as u8), Some(kind));
+        }
+        assert_eq!(FilterKind::from_byte(2), None);
     }
 }

@@ -14,10 +14,8 @@ use terrace_io::{
 use crate::block::{self, BlockHead, EntryHead, Wrong};
 use crate::context::{PointReads, TableContext};
 use crate::fences::Fences;
-use crate::filter::Filter;
-use crate::footer::{
-    FOOTER_BYTES, Footer, KIND_FENCES, KIND_FILTER, KIND_LOCATOR, KIND_PROPERTIES, MetadataBlock,
-};
+use crate::filter::{self, Filter};
+use crate::footer::{FOOTER_BYTES, Footer, KIND_FENCES, KIND_LOCATOR, KIND_PROPERTIES, MetadataBlock};
 use crate::locator::{LINE_BYTES, Location, Locator, Lookup};
 use crate::metadata::{Bits, Metadata};
 use crate::{Compression, Properties, TableMeta, reread};
@@ -250,12 +248,11 @@ impl Storage {
 
     #[cold]
     fn read_filter(&self) -> Result<Option<&Filter>> {
-        let Some(place) = self.directory.iter().find(|block| block.kind == KIND_FILTER) else {
-            return Ok(self.filter.get_or_init(|| None).as_ref());
+        let read = match filter::place(&self.directory) {
+            Some(place) => Some(Filter::read(&self.metadata, place)?),
+            None => None,
         };
-        let start = place.offset as usize;
-        let bytes = self.metadata.bytes(start..start + place.len as usize)?;
-        let filter = self.filter.get_or_init(|| match Filter::read(bytes) {
+        let filter = self.filter.get_or_init(|| match read? {
             Ok(filter) => Some(filter),
             Err(what) => {
                 tracing::warn!(path = %self.path.display(), "goes without its filter: {what}");

@@ -117,7 +117,9 @@ impl Table {
             return self.find_located(storage, locator, key, snapshot);
         }
         let filter = storage.filter()?;
-        if filter.is_some_and(|filter| !filter.may_contain(key)) {
+        if let Some(filter) = filter
+            && !filter.may_contain(&storage.metadata, storage.footer.table_id, key)?
+        {
             self.context.counters.filter_negative();
             return Ok(None);
         }

@@ -18,11 +18,12 @@ proptest! {
     fn gets_find_what_was_written(
         entries in entries(40),
         bits in prop_oneof![Just(0_u8), Just(10), Just(40)],
+        filter in prop::sample::select(vec![FilterKind::Blocked, FilterKind::Bloom]),
         locator in any::<bool>(),
     ) {
         let tables = Tables::new();
         for (number, compression) in COMPRESSIONS.into_iter().enumerate() {
-            let options = TableOptions { filter_bits_per_key: bits, locator, ..options(compression) };
+            let options = TableOptions { filter, filter_bits_per_key: bits, locator, ..options(compression) };
             let meta = tables.write(number as u64, &options, &entries);
             let report = tables.verify(number as u64);
             prop_assert!(report.is_ok(), "{:?}", report.damages);

@@ -14,8 +14,8 @@ use terrace_io::{
 
 use crate::block::{self, BlockHead, SLOT_BYTES};
 use crate::damaged::{ReadExact, read_metadata};
-use crate::filter::Filter;
-use crate::footer::{FOOTER_BYTES, Footer, KIND_FILTER};
+use crate::filter::{self, Filter};
+use crate::footer::{FOOTER_BYTES, Footer};
 use crate::locator::Location;
 use crate::locator_check::LocatorCheck;
 use crate::meta::parse_table_file_name;
@@ -231,7 +231,7 @@ fn check_entries(file: Arc<dyn File>, storage: &Storage, report: &mut VerifyRepo
         report.error(storage.footer.meta_offset(), &error);
         None
     });
-    let place = storage.directory.iter().find(|block| block.kind == KIND_FILTER);
+    let place = filter::place(&storage.directory);
     if let Some(place) = place.filter(|_| filter.is_none()) {
         report.harmless(storage.footer.meta_offset() + place.offset, "the filter cannot be used");
     }
@@ -357,7 +357,10 @@ fn check_block(
         {
             return Err(format!("entry {slot} is not behind the one before"));
         }
-        if filter.is_some_and(|filter| !filter.may_contain(key)) {
+        let may_contain =
+            |filter: &Filter| filter.may_contain(&storage.metadata, storage.footer.table_id, key);
+        // The filter's checksums are right, so it can be read.
+        if filter.is_some_and(|filter| may_contain(filter).is_ok_and(|may| !may)) {
             return Err(format!("the filter does not know the key of entry {slot}"));
         }
         if let Some(locator) = &mut locator {

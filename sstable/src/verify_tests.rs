@@ -211,9 +211,14 @@ fn a_place_that_cannot_be_read_costs_its_block_and_no_other() {
 #[test]
 fn gets_that_need_a_damaged_part_fail_and_scans_do_not() {
     let entries: Vec<Entry> = (0..20_000).map(|i| put(format!("{i:06}"), 1, "")).collect();
-    for locator in [true, false] {
+    for (locator, filter, expected) in [
+        (true, FilterKind::Blocked, 1..20_000),
+        (false, FilterKind::Blocked, 1..20_000),
+        // Read as a whole.
+        (false, FilterKind::Bloom, 20_000..20_001),
+    ] {
         let tables = Tables::new();
-        let meta = tables.write(1, &TableOptions { locator, ..options(Compression::None) }, &entries);
+        let meta = tables.write(1, &TableOptions { locator, filter, ..options(Compression::None) }, &entries);
         let mut bytes = tables.bytes(&tables.path(1));
         // The third chunk of metadata has nothing but buckets or bits of the filter.
         let at = Parts::of(&tables, &meta).footer.meta_offset() as usize + 2 * PAGE_BYTES;
@@ -225,7 +230,6 @@ fn gets_that_need_a_damaged_part_fail_and_scans_do_not() {
         assert!(report.damages[0].what.ends_with("no entry is lost, but gets that need this part fail"));
         let table = tables.table(&meta);
         let failed = entries.iter().filter(|entry| table.get(&entry.0, 9).is_err()).count();
-        let expected = if locator { 1..20_000 } else { 20_000..20_001 };
         assert!(expected.contains(&failed), "{failed} gets fail");
         let mut cursor = table.cursor(ScanMode::Auto);
         cursor.seek_to_first().unwrap();
@@ -284,7 +288,7 @@ fn a_lookup_can_be_explained() {
     assert_eq!(explanation.block_offset, layout.blocks[explanation.block].offset);
     assert_eq!(
         layout.metadata.iter().map(|m| m.name()).collect::<Vec<_>>(),
-        ["filter", "locator", "fences", "properties"]
+        ["locator", "blocked filter", "fences", "properties"]
     );
     let located = explanation.locator.unwrap();
     assert_eq!((located.buckets, located.mistaken), (1, 0));

@@ -14,12 +14,11 @@ use terrace_io::{Checksum, Error, FileSystem, PAGE_BYTES, Result, SequentialWrit
 use crate::block::{FLAG_SNAPPY, HEADER_BYTES, SLOT_BYTES};
 use crate::block_builder::{BlockBuilder, entry_head, header, plain_entry_len, seal};
 use crate::fences::FencesBuilder;
-use crate::filter::{Filter, digest};
+use crate::filter;
 use crate::footer::{
-    DIRECTORY_ENTRY_BYTES, FORMAT_VERSION, Footer, KIND_FENCES, KIND_FILTER, KIND_LOCATOR, KIND_PROPERTIES,
-    MetadataBlock,
+    DIRECTORY_ENTRY_BYTES, FORMAT_VERSION, Footer, KIND_FENCES, KIND_LOCATOR, KIND_PROPERTIES, MetadataBlock,
 };
-use crate::locator::{self, LocatorBuilder};
+use crate::locator::{self, LINE_BYTES, LocatorBuilder};
 use crate::metadata::chunk_checksum;
 use crate::storage::tail_checksum;
 use crate::{
@@ -172,7 +171,7 @@ impl TableWriter {
         }
         if is_new_key {
             if self.options.filter_bits_per_key > 0 {
-                self.digests.push(digest(key));
+                self.digests.push(filter::digest(self.options.filter, key, self.table_id));
             }
             self.last_key.clear();
             self.last_key.extend_from_slice(key);
@@ -215,7 +214,7 @@ impl TableWriter {
         let written = self.file.as_ref().map_or(0, SequentialWriter::position);
         let filter = match self.options.filter_bits_per_key {
             0 => 0,
-            bits => Filter::encoded_len(self.digests.len(), bits),
+            bits => filter::encoded_len(self.options.filter, self.digests.len(), bits),
         };
         let block = if self.block.is_empty() { 0 } else { HEADER_BYTES + self.block.payload_len() };
         let locator = self.locator.as_ref().map_or(0, LocatorBuilder::encoded_len);
@@ -290,20 +289,23 @@ impl TableWriter {
     fn metadata(&mut self, data_len: u64) -> Result<(Vec<u8>, Vec<u8>)> {
         let mut region = Vec::new();
         let mut blocks = Vec::new();
-        let mut put = |kind: u32, bytes: &[u8]| {
+        // Lines of 64 bytes are to be those of the memory that the file is mapped to.
+        let mut put = |kind: u32, alignment: usize, bytes: &[u8]| {
+            region.resize(region.len().next_multiple_of(alignment), 0);
             blocks.push(MetadataBlock { kind, offset: region.len() as u64, len: bytes.len() as u64 });
             region.extend_from_slice(bytes);
-            region.resize(region.len().next_multiple_of(8), 0);
         };
-        // First, so that its lines of 64 bytes are those of the memory that it is mapped to.
         if let Some(locator) = self.locator.take().and_then(LocatorBuilder::finish) {
-            put(KIND_LOCATOR, &locator);
+            put(KIND_LOCATOR, LINE_BYTES, &locator);
         }
-        put(KIND_FENCES, &std::mem::take(&mut self.fences).finish(data_len)?);
+        put(KIND_FENCES, 8, &std::mem::take(&mut self.fences).finish(data_len)?);
         if self.options.filter_bits_per_key > 0 {
-            put(KIND_FILTER, &Filter::build(&self.digests, self.options.filter_bits_per_key));
+            let (kind, bits_per_key) = (self.options.filter, self.options.filter_bits_per_key);
+            let bytes = filter::build(kind, &self.digests, bits_per_key);
+            put(filter::block_kind(kind), filter::alignment(kind), &bytes);
         }
-        put(KIND_PROPERTIES, &self.properties.encode());
+        put(KIND_PROPERTIES, 8, &self.properties.encode());
+        region.resize(region.len().next_multiple_of(8), 0);
         blocks.sort_unstable_by_key(|block| block.kind);
         let mut directory = Vec::with_capacity(blocks.len() * DIRECTORY_ENTRY_BYTES);
         for block in blocks {

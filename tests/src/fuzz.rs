@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use terrace::{Compression, Db, Durability, KeyspaceOptions, WriteBatch};
+use terrace::{Compression, Db, Durability, FilterKind, KeyspaceOptions, WriteBatch};
 use terrace_io::MemoryFileSystem;
 
 use crate::exercise;
-use crate::forge::table::{FENCES, FILTER, LOCATOR, PROPERTIES, Parts};
+use crate::forge::table::{BLOCKED_FILTER, BLOOM_FILTER, FENCES, LOCATOR, PROPERTIES, Parts};
 use crate::forge::{log as forge_log, put_varint, table as forge_table, u32_at};
 use crate::samples::{self, Files, dir, files, options};
 
@@ -50,14 +50,24 @@ fn keys() -> Vec<Vec<u8>> {
 fn sound(compression: Compression) -> &'static Parts {
     static SOUND: OnceLock<[Parts; 2]> = OnceLock::new();
     let sound = SOUND.get_or_init(|| {
-        [Compression::None, Compression::Snappy]
-            .map(|compression| Parts::read(&samples::table(1, 6000, compression, 10, true).bytes))
+        [Compression::None, Compression::Snappy].map(|compression| {
+            let filter = filter_of(compression).0;
+            Parts::read(&samples::table(1, 6000, compression, (filter, 10), true).bytes)
+        })
     });
     &sound[compression as usize]
 }
 
 fn compression(byte: u8) -> Compression {
     if byte & 1 == 0 { Compression::None } else { Compression::Snappy }
+}
+
+/// The filter of the sound table, and its metadata block: one kind for each compression.
+fn filter_of(compression: Compression) -> (FilterKind, u32) {
+    match compression {
+        Compression::None => (FilterKind::Blocked, BLOCKED_FILTER),
+        Compression::Snappy => (FilterKind::Bloom, BLOOM_FILTER),
+    }
 }
 
 /// A table of one block: the bytes behind its checksum.
@@ -110,18 +120,21 @@ pub fn snappy(data: &[u8]) -> bool {
         && exercise::table(&one_block(Compression::Snappy, &block), &keys()).scanned
 }
 
-/// The kinds of metadata blocks, as the inputs of [`metadata`] number them.
-const METADATA: [u32; 4] = [FENCES, FILTER, PROPERTIES, LOCATOR];
+/// The kinds of metadata blocks of a sound table, as the inputs of [`metadata`] number them.
+fn metadata_kinds(compression: Compression) -> [u32; 4] {
+    [FENCES, filter_of(compression).1, PROPERTIES, LOCATOR]
+}
 
 /// A metadata block: first a byte that says which one of which table, then its bytes. It is let in if the table opens.
 pub fn metadata(data: &[u8]) -> bool {
     let Some((first, rest)) = data.split_first().filter(|(_, rest)| rest.len() <= INPUT_BYTES_MAX) else {
         return false;
     };
-    let mut parts = sound(compression(*first)).clone();
-    let kind = METADATA[usize::from(first >> 1) % METADATA.len()];
+    let compression = compression(*first);
+    let mut parts = sound(compression).clone();
+    let kind = metadata_kinds(compression)[usize::from(first >> 1) % 4];
     *parts.block(kind).expect("sound tables have all of them") = rest.to_vec();
-    if kind == FILTER {
+    if kind == filter_of(compression).1 {
         // Nobody asks the filter of a table that has a locator.
         parts.metadata.retain(|(kind, _)| *kind != LOCATOR);
     }
@@ -447,7 +460,8 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         let first = compression as u8;
         for (seed, bytes) in [(1, 500), (2, 4000), (3, 9000)] {
             let name = |what: &str| format!("{what}-{}-{bytes}", format!("{compression:?}").to_lowercase());
-            let sample = samples::table(seed, bytes, compression, if seed == 2 { 4 } else { 10 }, true);
+            let filter = (filter_of(compression).0, if seed == 2 { 4 } else { 10 });
+            let sample = samples::table(seed, bytes, compression, filter, true);
             let parts = Parts::read(&sample.bytes);
             seeds.push(("table", name("table"), sample.bytes.clone()));
             for (index, extent) in parts.extents().into_iter().enumerate().take(3) {
@@ -463,7 +477,7 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         let file = sound(compression).write();
         let tail = [&[first], &file[file.len() - tail_len(&file)..]].concat();
         seeds.push(("footer", format!("tail-{compression:?}").to_lowercase(), tail));
-        for (index, kind) in METADATA.into_iter().enumerate() {
+        for (index, kind) in metadata_kinds(compression).into_iter().enumerate() {
             let mut parts = sound(compression).clone();
             let bytes = parts.block(kind).expect("sound tables have all of them").clone();
             let first = first | (index as u8) << 1;

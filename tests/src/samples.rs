@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rand::{Rng, RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
-use terrace::{Compression, Db, Durability, KeyspaceOptions, Options, WriteBatch};
+use terrace::{Compression, Db, Durability, FilterKind, KeyspaceOptions, Options, WriteBatch};
 use terrace_io::{FileSystem, MemoryFileSystem};
 use terrace_sstable::{
     Cause, Cursor, Kind, ScanMode, Table, TableContext, TableIdentity, TableMeta, TableOptions, TableWriter,
@@ -319,7 +319,7 @@ pub fn table(
     seed: u64,
     bytes: usize,
     compression: Compression,
-    filter_bits: u8,
+    (filter, filter_bits_per_key): (FilterKind, u8),
     locator: bool,
 ) -> TableSample {
     let mut random = random(seed);
@@ -360,7 +360,7 @@ pub fn table(
         level: 2,
         cause: Cause::Flush,
     };
-    let options = TableOptions { compression, filter_bits_per_key: filter_bits, block_bytes: 4096, locator };
+    let options = TableOptions { compression, filter, filter_bits_per_key, block_bytes: 4096, locator };
     let mut writer = TableWriter::create(&fs, dir(), identity, &options).expect("the options are sound");
     for entry in &entries {
         writer.add(&entry.key, entry.sequence, entry.kind, &entry.value).expect("entries are in order");

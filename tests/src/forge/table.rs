@@ -20,8 +20,10 @@ const CONTINUES: u64 = 1 << 63;
 pub const FENCES: u32 = 0x8000_0001;
 /// The properties' kind.
 pub const PROPERTIES: u32 = 0x8000_0002;
-/// The filter's kind.
-pub const FILTER: u32 = 3;
+/// The Bloom filter's kind.
+pub const BLOOM_FILTER: u32 = 3;
+/// The blocked filter's kind.
+pub const BLOCKED_FILTER: u32 = 6;
 /// The locator's kind.
 pub const LOCATOR: u32 = 4;
 
@@ -85,10 +87,12 @@ impl Parts {
         let meta_offset = file.len();
         let mut directory = Vec::new();
         for (kind, bytes) in &self.metadata {
+            let alignment = if *kind == BLOCKED_FILTER { LINE } else { 8 };
+            file.resize(file.len().next_multiple_of(alignment), 0);
             directory.push((*kind, file.len() - meta_offset, bytes.len()));
             file.extend_from_slice(bytes);
-            file.resize(file.len().next_multiple_of(8), 0);
         }
+        file.resize(file.len().next_multiple_of(8), 0);
         let meta_len = file.len() - meta_offset;
         file.resize(file.len() + 4 * meta_len.div_ceil(PAGE), 0);
         directory.sort_by_key(|entry| entry.0);
@@ -200,7 +204,10 @@ pub fn forge(random: &mut Random, sound: &Parts) -> Vec<u8> {
         match random.random_range(0..14) {
             0..5 => forge_block(random, &mut parts),
             5 | 6 => forge_metadata(random, &mut parts, FENCES, fences_fields),
-            7 => forge_metadata(random, &mut parts, FILTER, filter_fields),
+            7 => {
+                forge_metadata(random, &mut parts, BLOOM_FILTER, bloom_filter_fields);
+                forge_metadata(random, &mut parts, BLOCKED_FILTER, blocked_filter_fields);
+            }
             8 => forge_metadata(random, &mut parts, PROPERTIES, properties_fields),
             12 | 13 => forge_metadata(random, &mut parts, LOCATOR, locator_fields),
             9 => {
@@ -284,8 +291,18 @@ pub fn fences_fields(bytes: &[u8]) -> Option<Vec<super::Field>> {
     Some(fields.found)
 }
 
-/// The fields of the filter.
-pub fn filter_fields(bytes: &[u8]) -> Option<Vec<super::Field>> {
+/// The fields of the blocked filter.
+pub fn blocked_filter_fields(bytes: &[u8]) -> Option<Vec<super::Field>> {
+    let mut fields = Fields::new(bytes, 0);
+    fields.fixed(4)?;
+    fields.fixed(1)?;
+    fields.bytes(LINE - fields.at())?;
+    fields.bytes(bytes.len() - fields.at());
+    Some(fields.found)
+}
+
+/// The fields of the Bloom filter.
+pub fn bloom_filter_fields(bytes: &[u8]) -> Option<Vec<super::Field>> {
     let mut fields = Fields::new(bytes, 0);
     fields.fixed(1)?;
     fields.fixed(8)?;
@@ -446,7 +463,7 @@ fn entry_fields(fields: &mut Fields<'_>) -> Option<()> {
 
 #[cfg(test)]
 mod tests {
-    use terrace::Compression;
+    use terrace::{Compression, FilterKind};
 
     use super::*;
     use crate::samples;
@@ -454,7 +471,11 @@ mod tests {
     #[test]
     fn a_table_comes_together_as_it_was() {
         for compression in [Compression::None, Compression::Snappy] {
-            let table = samples::table(1, 20_000, compression, 10, true).bytes;
+            let (filter, filter_block) = match compression {
+                Compression::None => (FilterKind::Blocked, BLOCKED_FILTER),
+                Compression::Snappy => (FilterKind::Bloom, BLOOM_FILTER),
+            };
+            let table = samples::table(1, 20_000, compression, (filter, 10), true).bytes;
             let mut parts = Parts::read(&table);
             assert!(parts.write() == table);
             let blocks: Vec<Vec<u8>> =
@@ -465,7 +486,7 @@ mod tests {
             let mut repaired = table.clone();
             repair(&mut repaired);
             assert!(repaired == table, "a sound table needs no repair");
-            for kind in [FENCES, FILTER, PROPERTIES, LOCATOR] {
+            for kind in [FENCES, filter_block, PROPERTIES, LOCATOR] {
                 assert!(parts.block(kind).is_some_and(|block| !block.is_empty()));
             }
             assert!(fences_fields(parts.block(FENCES).unwrap()).is_some());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use terrace::{Compression, Durability, KeyspaceOptions, Options, PointReads};
+use terrace::{Compression, Durability, FilterKind, KeyspaceOptions, Options, PointReads};
 
 use crate::workload::Generator;
 
@@ -41,6 +41,7 @@ pub struct OptionSet {
 #[expect(missing_docs, reason = "the fields have the names of the options")]
 pub struct Tables {
     pub compression: Compression,
+    pub filter_kind: FilterKind,
     pub filter_bits_per_key: u8,
     pub block_bytes: u32,
     pub table_bytes: u64,
@@ -51,6 +52,7 @@ impl Tables {
     pub fn options(&self) -> KeyspaceOptions {
         KeyspaceOptions::new()
             .compression(self.compression)
+            .filter_kind(self.filter_kind)
             .filter_bits_per_key(self.filter_bits_per_key)
             .block_bytes(self.block_bytes)
             .table_bytes(self.table_bytes)
@@ -87,6 +89,7 @@ impl OptionSet {
 
 const SMALL_TABLES: Tables = Tables {
     compression: Compression::None,
+    filter_kind: FilterKind::Blocked,
     filter_bits_per_key: 10,
     block_bytes: 16 << 10,
     table_bytes: 64 * KIB,
@@ -179,7 +182,12 @@ pub fn corners() -> Vec<OptionSet> {
             ..small("the least of everything")
         },
         OptionSet {
-            keyspaces: tables(Tables { filter_bits_per_key: 40, block_bytes: 65_000, ..SNAPPY }),
+            keyspaces: tables(Tables {
+                filter_kind: FilterKind::Bloom,
+                filter_bits_per_key: 40,
+                block_bytes: 65_000,
+                ..SNAPPY
+            }),
             ..small("Snappy in the largest blocks, the largest filter")
         },
         OptionSet {
@@ -244,6 +252,7 @@ pub fn drawn(seed: u64) -> OptionSet {
 fn drawn_tables(from: &mut Generator) -> Tables {
     Tables {
         compression: *from.pick(&[Compression::None, Compression::Snappy]),
+        filter_kind: *from.pick(&[FilterKind::Blocked, FilterKind::Bloom]),
         filter_bits_per_key: *from.pick(&[0, 1, 4, 10, 20, 40]),
         block_bytes: *from.pick(&[4_096, 5_000, 16 << 10, 32 << 10, 65_000]),
         table_bytes: *from.pick(&[64 * KIB, 64 * KIB, 100_000, 300_000, 64 * MIB]),

@@ -118,7 +118,7 @@ fn a_layout_covers_the_whole_file() {
             .map(|block| block["name"].as_str().unwrap())
             .collect();
         names.sort_unstable();
-        assert_eq!(names, ["fences", "filter", "locator", "properties"]);
+        assert_eq!(names, ["blocked filter", "fences", "locator", "properties"]);
         for block in object["metadata"].as_array().unwrap() {
             let (offset, bytes) = (block["offset"].as_u64().unwrap(), block["bytes"].as_u64().unwrap());
             assert!(offset >= end && offset + bytes <= file_bytes);
