@@ -206,27 +206,33 @@ impl Core {
     fn apply(&self, writer: &mut Writer, requests: &[Request<'_>], segment: u32) {
         let mut sequence = writer.last_sequence;
         let mut user_bytes = 0;
+        let mut any_full = false;
+        let is_full = |memtable: &Memtable| memtable.heap_bytes() >= self.options.one_memtable_bytes();
         for request in requests {
-            let mut memtable: Option<(u32, Arc<Memtable>)> = None;
+            let mut current = None;
             for operation in Operations::new(request.operations) {
                 let operation = operation.expect("a batch holds operations that were encoded into it");
-                if memtable.as_ref().is_none_or(|(id, _)| *id != operation.keyspace_id) {
+                if current.as_ref().is_none_or(|(id, _)| *id != operation.keyspace_id) {
                     let keyspace = request.keyspaces.iter().find(|known| known.id == operation.keyspace_id);
                     let keyspace = keyspace.expect("a request names every keyspace that it writes to");
-                    memtable = Some((keyspace.id, keyspace.peek().memtable.clone()));
+                    current = Some((keyspace.id, keyspace.peek()));
                 }
-                let (_, memtable) = memtable.as_ref().expect("it was just looked up");
+                let (_, state) = current.as_ref().expect("it was just looked up");
                 sequence += 1;
+                let memtable = &state.memtable;
                 memtable.insert(operation.pair, operation.key_len, sequence, operation.kind, segment);
+                any_full |= is_full(memtable);
             }
             user_bytes += request.user_bytes;
         }
         writer.last_sequence = sequence;
         self.visible.publish(sequence);
         self.counters.user_bytes_written.fetch_add(user_bytes, Ordering::Relaxed);
-        for keyspace in requests.iter().flat_map(|request| request.keyspaces) {
-            if keyspace.peek().memtable.heap_bytes() >= self.options.one_memtable_bytes() {
-                self.seal_memtable(writer, keyspace);
+        if any_full {
+            for keyspace in requests.iter().flat_map(|request| request.keyspaces) {
+                if is_full(&keyspace.peek().memtable) {
+                    self.seal_memtable(writer, keyspace);
+                }
             }
         }
     }

@@ -6,7 +6,6 @@
 //! arena, not the memtable.
 
 use std::fmt;
-use std::hash::{DefaultHasher, Hasher};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -14,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use terrace_io::Result;
 use terrace_sstable::{Cursor, Kind, SEQUENCE_MAX, Slice};
 use terrace_wal::Position as LogPosition;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::arena::{Entry, EntryId};
 use crate::tree::{Place, Position, Tree};
@@ -172,9 +172,7 @@ impl<'m> Stored<'m> {
 
 /// The word of a filter and the bits in it that stand for a key.
 fn filter_bits<'a>(filter: &'a [AtomicU64], key: &[u8]) -> (&'a AtomicU64, u64) {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(key);
-    let hash = hasher.finish();
+    let hash = xxh3_64(key);
     let bits = (1 << (hash & 63)) | (1 << ((hash >> 6) & 63));
     // The upper half of the hash picks the word: a multiplication instead of a division.
     (&filter[(((hash >> 32) * filter.len() as u64) >> 32) as usize], bits)

@@ -1,12 +1,13 @@
 //! The checksum of every format: CRC-32 (ISO-HDLC) with a seed that ties bytes to their place.
 
-/// A CRC-32 being computed. Start from nothing or from a seed, add bytes, finish.
+/// A CRC-32 being computed. Start from nothing, add bytes, finish. What many checksums begin with is computed once, and
+/// cloned.
 ///
 /// ```
 /// use terrace_io::Checksum;
 /// let whole = Checksum::new().bytes(b"terrace").finish();
-/// let seed = Checksum::new().bytes(b"ter").finish();
-/// assert_eq!(Checksum::seeded(seed, 3).bytes(b"race").finish(), whole);
+/// let seed = Checksum::new().bytes(b"ter");
+/// assert_eq!(seed.clone().bytes(b"race").finish(), whole);
 /// ```
 #[derive(Debug, Clone)]
 pub struct Checksum(crc32fast::Hasher);
@@ -15,11 +16,6 @@ impl Checksum {
     /// Over nothing yet.
     pub fn new() -> Self {
         Checksum(crc32fast::Hasher::new())
-    }
-
-    /// Goes on from the finished checksum of `len` bytes.
-    pub fn seeded(checksum: u32, len: u64) -> Self {
-        Checksum(crc32fast::Hasher::new_with_initial_len(checksum, len))
     }
 
     /// Adds bytes.

@@ -128,7 +128,7 @@ impl GrowingLog {
         let offset = u32::try_from(start).expect("the length was checked when the log grew to it");
         self.buffer.clear();
         let synced = Position { segment: self.number, offset };
-        record::encode(&mut self.buffer, self.seed, start, kind, synced, &[payload]);
+        record::encode(&mut self.buffer, &self.seed, start, kind, synced, &[payload]);
         self.tail.append(&self.buffer)
     }
 

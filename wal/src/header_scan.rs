@@ -57,6 +57,6 @@ impl HeaderScan<'_> {
         if !RecordHeader::could_stand_at(bytes, position, self.limit) {
             return None;
         }
-        Some((position, RecordHeader::decode(self.seed, offset, bytes)?))
+        Some((position, RecordHeader::decode(&self.seed, offset, bytes)?))
     }
 }

@@ -47,24 +47,21 @@ pub fn record_len(payload_len: usize) -> u64 {
 /// Two seeds that differ in the number alone never give the same checksum for the same bytes (a CRC tells apart
 /// messages of one length that differ within 32 bits), so what an earlier life of a recycled segment left at some
 /// offset is never taken for a record of this life.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Seed(u32);
+#[derive(Debug, Clone)]
+pub(crate) struct Seed(Checksum);
 
 impl Seed {
-    /// Bytes that the seed is computed from.
-    const BYTES: u64 = 20;
-
     pub(crate) fn new(log_id: &[u8; 16], number: u32) -> Seed {
         let number = if Bug::RecycledRecordAccepted.is_planted() { 0 } else { number };
-        Seed(Checksum::new().bytes(log_id).u32(number).finish())
+        Seed(Checksum::new().bytes(log_id).u32(number))
     }
 
-    fn header_crc(self, offset: u64, fields: &[u8]) -> u32 {
-        Checksum::seeded(self.0, Self::BYTES).u64(offset).bytes(fields).finish()
+    fn header_crc(&self, offset: u64, fields: &[u8]) -> u32 {
+        self.0.clone().u64(offset).bytes(fields).finish()
     }
 
-    pub(crate) fn payload_crc(self, payload: &[u8]) -> u32 {
-        Checksum::seeded(self.0, Self::BYTES).bytes(payload).finish()
+    pub(crate) fn payload_crc(&self, payload: &[u8]) -> u32 {
+        self.0.clone().bytes(payload).finish()
     }
 }
 
@@ -80,7 +77,11 @@ pub(crate) struct RecordHeader {
 
 impl RecordHeader {
     /// The header in `bytes`, which stand at `offset` of a segment; `None` if its checksum is wrong.
-    pub(crate) fn decode(seed: Seed, offset: u64, bytes: &[u8; RECORD_HEADER_BYTES]) -> Option<RecordHeader> {
+    pub(crate) fn decode(
+        seed: &Seed,
+        offset: u64,
+        bytes: &[u8; RECORD_HEADER_BYTES],
+    ) -> Option<RecordHeader> {
         (u32_at(bytes, 0) == seed.header_crc(offset, &bytes[4..])).then(|| RecordHeader::fields(bytes))
     }
 
@@ -145,7 +146,7 @@ fn u32_at(bytes: &[u8; RECORD_HEADER_BYTES], at: usize) -> u32 {
 /// If the parts are empty together or have more than `u32::MAX` bytes: the layers above limit their sizes.
 pub(crate) fn encode(
     out: &mut Vec<u8>,
-    seed: Seed,
+    seed: &Seed,
     offset: u64,
     kind: RecordKind,
     synced: Position,

@@ -160,7 +160,7 @@ impl SegmentReader {
             return Ok(None);
         }
         let bytes = self.window.header(start, self.limit)?;
-        let Some(header) = RecordHeader::decode(self.seed, start, &bytes) else { return Ok(None) };
+        let Some(header) = RecordHeader::decode(&self.seed, start, &bytes) else { return Ok(None) };
         let position = self.position_at(start);
         let kind = header.check(self.window.file.path(), position, self.record_limit())?;
         let len = header.payload_len as usize;
@@ -244,7 +244,7 @@ impl SegmentReader {
         let start = offset.max(HEADER_BYTES).next_multiple_of(ALIGNMENT);
         HeaderScan {
             file: self.window.file.as_ref(),
-            seed: self.seed,
+            seed: self.seed.clone(),
             number: self.header.number,
             range: start..self.limit,
             limit: self.record_limit(),

@@ -173,7 +173,7 @@ impl SegmentWriter {
         );
         let offset = self.tail.end() + group.len() as u64;
         debug_assert!(offset.is_multiple_of(record::ALIGNMENT), "the group holds whole records");
-        record::encode(group, self.seed, offset, kind, synced, parts);
+        record::encode(group, &self.seed, offset, kind, synced, parts);
     }
 
     /// Writes a group of records at [`SegmentWriter::position`] and says where the next record goes.

@@ -381,7 +381,7 @@ fn a_witness_is_found_wherever_it_stands() {
         .map(|seam| seam.saturating_sub(64).max(72)..seam + 64);
     for offset in seams.into_iter().flatten().step_by(8).filter(|offset| offset + 32 <= LONG) {
         let mut record = Vec::new();
-        crate::record::encode(&mut record, seed, offset, RecordKind::Batch, synced, &[b"x"]);
+        crate::record::encode(&mut record, &seed, offset, RecordKind::Batch, synced, &[b"x"]);
         let mut bytes = empty.clone();
         bytes[offset as usize..][..record.len()].copy_from_slice(&record);
         fs.replace_bytes(&segment_path(1), bytes.clone()).unwrap();
