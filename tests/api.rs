@@ -208,6 +208,39 @@ fn gets_agree_with_each_other() {
 }
 
 #[test]
+fn many_keys_are_got_at_once_from_wherever_they_are() {
+    let db = memory_db();
+    let key = |index: usize| format!("{index:04}");
+    // A third is in the bottom level, a third has newer versions in level 0, a third in the memtable; of those some are
+    // gone.
+    (0..900).for_each(|index| db.put(key(index), "old").unwrap());
+    db.settle().unwrap();
+    (0..600).for_each(|index| db.put(key(index), "newer").unwrap());
+    (0..600).step_by(7).for_each(|index| db.delete(key(index)).unwrap());
+    db.flush().unwrap();
+    (0..300).for_each(|index| db.put(key(index), "newest").unwrap());
+    (0..300).step_by(5).for_each(|index| db.delete(key(index)).unwrap());
+    let expected = |index: usize| match index {
+        0..300 => (!index.is_multiple_of(5)).then_some("newest"),
+        300..600 => (!index.is_multiple_of(7)).then_some("newer"),
+        600..900 => Some("old"),
+        _ => None,
+    };
+    // In no order, and of no round number.
+    let indices: Vec<usize> = (0..1001).map(|index| index * 379 % 1001).collect();
+    let snapshot = db.snapshot().unwrap();
+    for count in [1, 31, 32, 33, 64, 65, 1001] {
+        let asked: Vec<String> = indices[..count].iter().map(|&index| key(index)).collect();
+        for found in [db.multi_get(&asked).unwrap(), snapshot.multi_get(&db, &asked).unwrap()] {
+            assert_eq!(found.len(), count);
+            for (&index, found) in indices.iter().zip(&found) {
+                assert_eq!(found.as_deref(), expected(index).map(str::as_bytes), "{index} of {count}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_was_read_outlives_everything() {
     let home = tempfile::tempdir().unwrap();
     let db = Options::new().open(home.path().join("db")).unwrap();

@@ -471,6 +471,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_kind_of_the_filter_stands_above_its_bits() {
+        let filter_byte = |options: KeyspaceOptions| {
+            let mut body = Vec::new();
+            encode_change(&Change::KeyspaceAdded { id: 1, name: "k".into(), options }, &mut body);
+            body[4]
+        };
+        let options = KeyspaceOptions::new().filter_bits_per_key(3);
+        assert_eq!(filter_byte(options.clone()), 0x03);
+        assert_eq!(filter_byte(options.filter_kind(FilterKind::Bloom)), 0x43);
+    }
+
     fn busy_catalog() -> Catalog {
         let mut catalog = Catalog::new([7; 16], 99, 1 << 20, KeyspaceOptions::new());
         let options = KeyspaceOptions::new()

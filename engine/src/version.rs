@@ -154,15 +154,14 @@ impl Version {
         Ok(None)
     }
 
-    /// Has everything fetched that [`Version::find`] will look at for each of these keys, so that the processor waits
+    /// Has fetched what [`Version::find`] will look at for each of these keys, as far as one can tell: the processor waits
     /// for all of them at once.
-    fn prefetch<K: AsRef<[u8]>>(&self, keys: &[K]) {
-        for key in keys {
-            self.tables_for(key.as_ref()).for_each(|table| table.prefetch_location(key.as_ref()));
+    fn prefetch<'k>(&self, keys: impl Iterator<Item = &'k [u8]> + Clone) {
+        for key in keys.clone() {
+            self.tables_for(key).for_each(|table| table.prefetch_location(key));
         }
         for key in keys {
-            let mut tables = self.tables_for(key.as_ref());
-            tables.any(|table| table.prefetch_entry(key.as_ref()));
+            self.tables_for(key).any(|table| table.prefetch_entry(key));
         }
     }
 }
@@ -182,7 +181,13 @@ pub(crate) enum Hit<'a> {
     Table(Found<'a>, &'a Arc<Table>),
 }
 
-impl Hit<'_> {
+impl<'a> Hit<'a> {
+    /// Nothing, if it is a delete.
+    #[inline]
+    fn of_stored(stored: Stored<'a>) -> Option<Hit<'a>> {
+        (stored.kind() == Kind::Put).then_some(Hit::Memory(stored))
+    }
+
     pub fn value(&self) -> &[u8] {
         match self {
             Hit::Memory(stored) => stored.value(),
@@ -211,21 +216,32 @@ impl State {
 
     /// Looks a key up: its newest version that is not newer than `snapshot`, unless that is a delete.
     pub fn find(&self, key: &[u8], snapshot: u64) -> Result<Option<Hit<'_>>> {
-        for memtable in std::iter::once(&self.memtable).chain(&self.sealed) {
-            if let Some(stored) = memtable.get(key, snapshot) {
-                return Ok((stored.kind() == Kind::Put).then_some(Hit::Memory(stored)));
-            }
+        match self.find_in_memory(key, snapshot) {
+            Some(stored) => Ok(Hit::of_stored(stored)),
+            None => self.version.find(key, snapshot),
         }
-        self.version.find(key, snapshot)
+    }
+
+    #[inline]
+    fn find_in_memory(&self, key: &[u8], snapshot: u64) -> Option<Stored<'_>> {
+        let newest = self.memtable.get(key, snapshot);
+        newest.or_else(|| self.sealed.iter().find_map(|memtable| memtable.get(key, snapshot)))
     }
 
     /// Looks many keys up, as [`State::find`] does.
     pub fn find_all<K: AsRef<[u8]>>(&self, keys: &[K], snapshot: u64) -> Result<Vec<Option<Slice>>> {
         let mut values = Vec::with_capacity(keys.len());
+        let mut in_memory = Vec::with_capacity(KEYS_AT_ONCE);
         for group in keys.chunks(KEYS_AT_ONCE) {
-            self.version.prefetch(group);
-            for key in group {
-                values.push(self.find(key.as_ref(), snapshot)?.map(Hit::into_slice));
+            in_memory.extend(group.iter().map(|key| self.find_in_memory(key.as_ref(), snapshot)));
+            let rest = group.iter().zip(&in_memory).filter(|(_, stored)| stored.is_none());
+            self.version.prefetch(rest.map(|(key, _)| key.as_ref()));
+            for (key, stored) in group.iter().zip(in_memory.drain(..)) {
+                let hit = match stored {
+                    Some(stored) => Hit::of_stored(stored),
+                    None => self.version.find(key.as_ref(), snapshot)?,
+                };
+                values.push(hit.map(Hit::into_slice));
             }
         }
         Ok(values)

@@ -95,7 +95,9 @@ impl FileSystem for OsFileSystem {
                     let _ = file.set_len(HOLDER_BYTES as u64);
                 }
                 let holder = format!("{:<HOLDER_BYTES$}", std::process::id());
-                let _ = file.write_all_at(holder.as_bytes(), 0);
+                if file.write_all_at(holder.as_bytes(), 0).is_err() {
+                    let _ = file.set_len(0);
+                }
                 Ok(Box::new(OsDirectoryLock { _file: file }))
             }
             Err(Errno::WOULDBLOCK) => {

@@ -1,6 +1,6 @@
 //! A hint to the processor.
 
-#![expect(unsafe_code, reason = "the hint is an intrinsic")]
+#![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the hint is an intrinsic"))]
 
 /// Has the processor fetch the cache line at an address that will be looked at soon, without waiting for it: waits for
 /// several lines overlap. Where memory is not mapped there (a file's page that was not read yet), nothing happens; nor

@@ -216,8 +216,8 @@ impl BlockHead {
     }
 }
 
-/// Has the processor fetch the entry in `slot` of a raw block, and the header and the slot that tell where it is, all at
-/// once, if entries are about `entry_len` bytes long: all that a get of a located entry spends its time on are these
+/// Has the processor fetch the entry in `slot` of a raw block, and the header and the last slots that tell where it is, all
+/// at once, if entries are about `entry_len` bytes long: all that a get of a located entry spends its time on are these
 /// waits. Nothing depends on the guess.
 #[inline]
 pub(crate) fn fetch(block: &[u8], slot: usize, entry_len: usize) {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use terrace_io::{Error, Result};
+use terrace_io::{Error, PAGE_BYTES, Result};
 
 use crate::block::{BlockHead, EntryHead};
 use crate::context::{TableContext, TableRemains};
@@ -19,7 +19,7 @@ use crate::key::compare_keys;
 use crate::locator::{self, Locator};
 use crate::meta::{parse_table_file_name, table_file_name};
 use crate::storage::{Block, Storage};
-use crate::{Kind, LocatorHeader, Properties, ScanMode, Slice, TableCursor, TableMeta};
+use crate::{Compression, Kind, LocatorHeader, Properties, ScanMode, Slice, TableCursor, TableMeta};
 
 /// How long an answer about what is in memory is believed.
 const RESIDENCY_BELIEVED: Duration = Duration::from_secs(1);
@@ -229,7 +229,8 @@ impl Table {
         self.obsolete.store(true, Ordering::Release);
     }
 
-    /// About where in the file `key` stands or would stand, in bytes from the start: the start of its block.
+    /// About where in the file `key` stands or would stand, in bytes from the start: the start of its block, or its end if
+    /// there is one entry in it, and that is before the key.
     pub fn approximate_offset(&self, key: &[u8]) -> Result<u64> {
         if key <= &*self.meta.smallest_key {
             return Ok(0);
@@ -240,7 +241,18 @@ impl Table {
         }
         let first_sequence = |index| storage.first_sequence(&self.context, index);
         let index = storage.fences.locate(&storage.metadata, key, u64::MAX, first_sequence)?;
-        Ok(storage.extent(index)?.start)
+        let extent = storage.extent(index)?;
+        let is_long = extent.end - extent.start > PAGE_BYTES as u64;
+        if is_long && storage.properties.compression == Compression::None {
+            // Of several pages, so it holds one entry, perhaps of many megabytes: all of it is before the key, or nothing.
+            let block = storage.block(&self.context, index, false)?;
+            let only = BlockHead::read(&block).and_then(|head| head.entry(&block, 0));
+            let only = only.map_err(|what| storage.damaged_block(index, what))?;
+            if block[only.key_range()] < *key {
+                return Ok(extent.end);
+            }
+        }
+        Ok(extent.start)
     }
 
     /// Up to `count` keys at which the table can be divided, ascending, with about as many bytes between any two. None

@@ -119,6 +119,15 @@ fn offsets_grow_with_keys() {
     let data_len = layout(&table).unwrap().footer.data_len;
     assert!(offsets[999] >= data_len - 4096 && offsets[500].abs_diff(data_len / 2) < 8192);
     assert_eq!(table.approximate_offset(b"x").unwrap(), data_len);
+
+    // What stands behind the only entry of a long block has all of that before it.
+    let entries = [put("long", 1, vec![7; 100_000]), put("z", 1, "v")];
+    let table = tables.table(&tables.write(9, &options(Compression::None), &entries));
+    let end = layout(&table).unwrap().blocks[1].offset;
+    let places = [("a", 0), ("long", 0), ("long ago", end), ("m", end), ("z", end)];
+    for (key, place) in places {
+        assert_eq!(table.approximate_offset(key.as_bytes()).unwrap(), place, "{key}");
+    }
 }
 
 #[derive(Debug, Default)]
@@ -250,11 +259,17 @@ fn an_open_and_a_get_read_little_of_the_metadata_and_many_gets_have_all_of_it_re
     }
     // Nobody waits for it.
     let began = Instant::now();
-    while resident(&table).unwrap() < metadata && began.elapsed() < Duration::from_secs(10) {
+    while resident(&table).unwrap() < metadata + (gets * PAGE_BYTES / 2) as u64
+        && began.elapsed() < Duration::from_secs(10)
+    {
         std::thread::sleep(Duration::from_millis(10));
     }
     let after = resident(&table).unwrap();
-    assert!(after >= metadata, "{after} bytes are in memory, and {metadata} are metadata");
+    let least = metadata + (gets * PAGE_BYTES / 2) as u64;
+    assert!(
+        after >= least,
+        "{after} bytes are in memory, {metadata} of metadata and {gets} blocks should be"
+    );
 }
 
 #[test]
