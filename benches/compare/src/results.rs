@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::engines::EngineName;
 use crate::rows::Row;
+use crate::usage::read_from_disk;
 
 /// What a figure counts, and so whether more of it is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +71,15 @@ impl Measurement {
     /// Adds a figure.
     pub fn add(&mut self, name: impl Into<String>, value: f64, unit: Unit) {
         self.figures.push(Figure { name: name.into(), value, unit });
+    }
+
+    /// Notes it if more than a little was read from the disk since `before`, of what [`read_from_disk`] says: then not
+    /// all was warm.
+    pub fn note_cold(&mut self, before: u64) {
+        let mib = (read_from_disk() - before) >> 20;
+        if mib > 0 {
+            self.note(format!("{mib} MiB came from the disk"));
+        }
     }
 
     /// Adds a note.

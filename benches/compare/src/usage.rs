@@ -22,15 +22,8 @@ pub struct Written {
 impl Written {
     /// So far. Zero where the system does not tell.
     pub fn now() -> Self {
-        let text = fs::read_to_string("/proc/self/io").unwrap_or_default();
-        let field = |name: &str| -> u64 {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|rest| rest.trim().parse().ok()).unwrap_or(0)
-        };
-        Written {
-            calls: field("wchar:"),
-            pages: field("write_bytes:").saturating_sub(field("cancelled_write_bytes:")),
-        }
+        let [calls, pages, cancelled] = own_io(["wchar:", "write_bytes:", "cancelled_write_bytes:"]);
+        Written { calls, pages: pages.saturating_sub(cancelled) }
     }
 
     /// Since an earlier moment.
@@ -40,6 +33,22 @@ impl Written {
             pages: self.pages.saturating_sub(earlier.pages),
         }
     }
+}
+
+/// Bytes that were read from the disk for this process so far, be it by calls or at the touch of a mapped page. Zero
+/// where the system does not tell.
+pub fn read_from_disk() -> u64 {
+    let [bytes] = own_io(["read_bytes:"]);
+    bytes
+}
+
+/// Lines of `/proc/self/io`.
+fn own_io<const N: usize>(names: [&str; N]) -> [u64; N] {
+    let text = fs::read_to_string("/proc/self/io").unwrap_or_default();
+    names.map(|name| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.trim().parse().ok()).unwrap_or(0)
+    })
 }
 
 /// Sees what part of the processors others use: other programs, other machines of the same host, the system itself.
@@ -131,6 +140,18 @@ mod tests {
         std::thread::sleep(Duration::from_millis(50));
         let share = others.share().expect("this system tells");
         assert!((0.0..=1.0).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn what_comes_from_the_disk_is_seen() {
+        let dir = terrace_benches::scratch_directory().unwrap();
+        fs::write(dir.path().join("file"), vec![1; 1 << 20]).unwrap();
+        forget_pages(dir.path()).unwrap();
+        let before = read_from_disk();
+        assert_eq!(fs::read(dir.path().join("file")).unwrap().len(), 1 << 20);
+        let read = read_from_disk() - before;
+        // Where files live in memory there is nothing to be read.
+        assert!(read == 0 || (1 << 20..4 << 20).contains(&read), "{read}");
     }
 
     #[test]

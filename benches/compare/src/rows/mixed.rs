@@ -11,6 +11,7 @@ use super::scans;
 use crate::database::{Kept, Setting, Values, warm};
 use crate::engine::{Engine, OpenOptions, RECORD_BYTES, Result};
 use crate::results::{Measurement, Told, Unit};
+use crate::usage::read_from_disk;
 
 /// Recent writes, in user bytes.
 const RECENT_BYTES: u64 = 64 << 20;
@@ -39,6 +40,7 @@ pub fn unflushed(setting: &Setting, told: &mut Told) -> Result {
     if done < RECENT_BYTES / RECORD_BYTES {
         measurement.note(format!("{} MiB of recent writes", (done * RECORD_BYTES) >> 20));
     }
+    let from_disk = read_from_disk();
     let patterns = [(Pattern::Uniform, "random"), (Pattern::Zipf, "zipf"), (Pattern::Missing, "missing")];
     for (pattern, name) in patterns {
         for threads in [1, 2] {
@@ -48,6 +50,7 @@ pub fn unflushed(setting: &Setting, told: &mut Told) -> Result {
     }
     scans::seek(&*engine, setting, "seek + 100", &mut measurement)?;
     scans::full(&*engine, setting, "scan ", &mut measurement)?;
+    measurement.note_cold(from_disk);
     engine.close()?;
     told.measurements.push(measurement);
     Ok(())
@@ -74,6 +77,7 @@ pub fn read_while_writing(setting: &Setting, told: &mut Told) -> Result {
         }
         Ok(done as f64 / busy.as_secs_f64())
     };
+    let from_disk = read_from_disk();
     let (reads, writes) = both(&*engine, setting, untimed)?;
     measurement.add("reads", reads, Unit::PerSecond);
     measurement.add("writes", writes, Unit::PerSecond);
@@ -95,6 +99,7 @@ pub fn read_while_writing(setting: &Setting, told: &mut Told) -> Result {
     let (nanos, _) = both(&*engine, setting, timed)?;
     measurement.add("read p50", nanos.value_at_quantile(0.5) as f64, Unit::Nanoseconds);
     measurement.add("read p99.9", nanos.value_at_quantile(0.999) as f64, Unit::Nanoseconds);
+    measurement.note_cold(from_disk);
     engine.settle()?;
     engine.close()?;
     told.measurements.push(measurement);

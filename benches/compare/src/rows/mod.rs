@@ -16,6 +16,7 @@ use crate::database::{Kept, Setting, warm};
 use crate::engine::{Durability, Engine, Result};
 use crate::engines::EngineName;
 use crate::results::{Measurement, Told, Unit};
+use crate::usage::read_from_disk;
 
 /// A row of the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
@@ -211,6 +212,7 @@ fn measure_reads(setting: &Setting, rows: &[Row], told: &mut Told) -> Result {
     warm(&*engine, setting.records())?;
     for &row in rows {
         let mut measurement = Measurement::new(row);
+        let from_disk = read_from_disk();
         match row {
             Row::Heap => {
                 let heap = Memory::now().anonymous.saturating_sub(before);
@@ -222,6 +224,7 @@ fn measure_reads(setting: &Setting, rows: &[Row], told: &mut Told) -> Result {
             Row::Open => continue,
             row => reads::point_reads(&*engine, setting, row, &mut measurement)?,
         }
+        measurement.note_cold(from_disk);
         told.measurements.push(measurement);
     }
     engine.close()?;
