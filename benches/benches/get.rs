@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
-use terrace_benches::{Key, Records, Settled, criterion, measure, record_count, touch};
+use terrace_benches::{Key, Records, Settled, criterion, measure, next_key, record_count, touch};
 
 /// Keys of a `multi_get`.
 const BATCH: usize = 32;
@@ -24,7 +24,7 @@ fn get(criterion: &mut Criterion) {
         let mut keys = keys.iter().cycle();
         measure(&mut group, name, |bencher| {
             bencher.iter(|| {
-                let value = db.get(next(&mut keys)).expect("the database can be read");
+                let value = db.get(next_key(&mut keys)).expect("the database can be read");
                 assert_eq!(value.is_some(), *name != "miss");
                 value.as_deref().map(touch)
             });
@@ -32,7 +32,8 @@ fn get(criterion: &mut Criterion) {
     }
     let mut keys = draws[0].1.iter().cycle();
     measure(&mut group, "hit_with", |bencher| {
-        bencher.iter(|| black_box(db.get_with(next(&mut keys), touch)).expect("the database can be read"));
+        bencher
+            .iter(|| black_box(db.get_with(next_key(&mut keys), touch)).expect("the database can be read"));
     });
     group.throughput(Throughput::Elements(BATCH as u64));
     let mut batches = draws[0].1.chunks_exact(BATCH).cycle();
@@ -47,10 +48,6 @@ fn get(criterion: &mut Criterion) {
         });
     });
     group.finish();
-}
-
-fn next<'k>(keys: &mut impl Iterator<Item = &'k Key>) -> &'k Key {
-    keys.next().expect("a cycle has no end")
 }
 
 fn main() {

@@ -3,7 +3,7 @@
 
 use criterion::{Criterion, Throughput};
 use terrace::{Cursor, Iter};
-use terrace_benches::{Records, Settled, criterion, measure, record_count, touch};
+use terrace_benches::{Records, Settled, criterion, measure, next_key, record_count, touch, walk};
 
 /// Entries of a short scan.
 const SHORT: usize = 100;
@@ -19,7 +19,7 @@ fn scan(criterion: &mut Criterion) {
     let mut cursor = db.cursor().expect("the database is open");
     measure(&mut group, "short_cursor", |bencher| {
         bencher.iter(|| {
-            let start = starts.next().expect("a cycle has no end");
+            let start = next_key(&mut starts);
             let more = cursor.seek(start).expect("the database can be read");
             walk(&mut cursor, more, SHORT, Cursor::next)
         });
@@ -27,7 +27,7 @@ fn scan(criterion: &mut Criterion) {
     let mut starts = keys.iter().cycle();
     measure(&mut group, "short_iterator", |bencher| {
         bencher.iter(|| {
-            let start = starts.next().expect("a cycle has no end");
+            let start = next_key(&mut starts);
             drain(db.range(*start..).expect("the database is open").take(SHORT))
         });
     });
@@ -72,22 +72,6 @@ fn scan(criterion: &mut Criterion) {
 
 fn iter(db: &terrace::Db) -> Iter {
     db.iter().expect("the database is open")
-}
-
-/// Steps through at most `limit` entries, and says how many there were.
-fn walk(
-    cursor: &mut Cursor,
-    mut more: bool,
-    limit: usize,
-    step: impl Fn(&mut Cursor) -> terrace::Result<bool>,
-) -> (usize, u8) {
-    let (mut count, mut seen) = (0, 0);
-    while more {
-        seen ^= touch(cursor.key()) ^ touch(cursor.value());
-        count += 1;
-        more = count < limit && step(cursor).expect("the database can be read");
-    }
-    (count, seen)
 }
 
 fn drain(entries: impl Iterator<Item = terrace::Result<(terrace::Slice, terrace::Slice)>>) -> (usize, u8) {

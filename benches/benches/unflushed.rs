@@ -2,8 +2,8 @@
 //! that is in a table yet. Every cache line of a value is looked at.
 
 use criterion::{Criterion, Throughput};
-use terrace::{Durability, Options};
-use terrace_benches::{Key, Records, Settled, criterion, measure, record_count, touch};
+use terrace::{Cursor, Durability, Options};
+use terrace_benches::{Key, Records, Settled, criterion, measure, next_key, record_count, touch, walk};
 
 /// Draws that are made before the measurement.
 const DRAWS: usize = 1 << 20;
@@ -36,38 +36,30 @@ fn unflushed(criterion: &mut Criterion) {
     for (name, keys) in &draws {
         let mut keys = keys.iter().cycle();
         measure(&mut group, name, |bencher| {
-            bencher.iter(|| db.get_with(next(&mut keys), touch).expect("the database can be read"));
+            bencher.iter(|| db.get_with(next_key(&mut keys), touch).expect("the database can be read"));
         });
     }
 
     let mut cursor = db.cursor().expect("the database is open");
-    let mut walk = |from: Option<&Key>, most: usize| {
-        let sought = match from {
-            Some(key) => cursor.seek(key),
-            None => cursor.seek_to_first(),
-        };
-        let mut more = sought.expect("the database can be read");
-        let (mut entries, mut sum) = (0, 0_u8);
-        while more && entries < most {
-            sum = sum.wrapping_add(touch(cursor.key())).wrapping_add(touch(cursor.value()));
-            entries += 1;
-            more = cursor.next().expect("the database can be read");
-        }
-        (entries, sum)
-    };
     group.throughput(Throughput::Elements(SHORT as u64));
     let mut starts = draws[1].1.iter().cycle();
-    measure(&mut group, "scan_short", |bencher| bencher.iter(|| walk(Some(next(&mut starts)), SHORT)));
+    measure(&mut group, "scan_short", |bencher| {
+        bencher.iter(|| {
+            let more = cursor.seek(next_key(&mut starts)).expect("the database can be read");
+            walk(&mut cursor, more, SHORT, Cursor::next)
+        });
+    });
     group.throughput(Throughput::Elements(records.count));
     group.sample_size(10);
     measure(&mut group, "scan_full", |bencher| {
-        bencher.iter(|| assert_eq!(walk(None, usize::MAX).0, records.count as usize));
+        bencher.iter(|| {
+            let more = cursor.seek_to_first().expect("the database can be read");
+            let walked = walk(&mut cursor, more, usize::MAX, Cursor::next);
+            assert_eq!(walked.0, records.count as usize);
+            walked
+        });
     });
     group.finish();
-}
-
-fn next<'k>(keys: &mut impl Iterator<Item = &'k Key>) -> &'k Key {
-    keys.next().expect("a cycle has no end")
 }
 
 fn main() {

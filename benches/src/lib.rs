@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod place;
+mod reading;
 mod records;
 mod report;
 mod settled;
@@ -14,6 +15,7 @@ mod standstills;
 mod usage;
 
 pub use place::{BENCH_DIR, for_each_file, forget_pages, scratch_directory};
+pub use reading::{next_key, walk};
 pub use records::{KEY_BYTES, Key, Records, VALUE_BYTES, touch, zipf_indices};
 pub use report::{criterion, measure, record_count};
 pub use settled::{Settled, load};

@@ -33,8 +33,8 @@ pub enum FilterKind {
     /// quick; read from the mapping.
     #[default]
     Blocked = 0,
-    /// A Bloom filter over the whole table, of the `bloomfilter` crate: lets a little fewer keys through, takes ten times
-    /// as long to build, and is kept on the heap.
+    /// A Bloom filter over the whole table, of the `bloomfilter` crate: lets a little fewer keys through, takes longer to
+    /// build and to ask (`docs/performance.md`), and is kept on the heap.
     Bloom = 1,
 }
 

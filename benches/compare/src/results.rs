@@ -76,7 +76,7 @@ impl Measurement {
     /// Notes it if more than a little was read from the disk since `before`, of what [`read_from_disk`] says: then not
     /// all was warm.
     pub fn note_cold(&mut self, before: u64) {
-        let mib = (read_from_disk() - before) >> 20;
+        let mib = read_from_disk().saturating_sub(before) >> 20;
         if mib > 0 {
             self.note(format!("{mib} MiB came from the disk"));
         }

@@ -93,7 +93,7 @@ fn lines(keys: usize, bits_per_key: u8) -> u32 {
     u32::try_from(lines).unwrap_or(u32::MAX)
 }
 
-/// How many bits a key sets: about as many as let the fewest other keys through.
+/// How many bits a key sets.
 fn probes(bits_per_key: u8) -> u8 {
     ((3 * u16::from(bits_per_key) + 2) / 5).clamp(1, u16::from(PROBES_MAX)) as u8
 }
