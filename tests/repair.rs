@@ -20,6 +20,7 @@ use terrace_io::{FaultFileSystem, FaultRule, MemoryFileSystem, OpenMode, Operati
 use terrace_tests::filled::{KEYSPACES, Key, Written, contents, fill, flip, options};
 use terrace_tests::samples::{self, dir, files, files_in, random};
 use terrace_tests::{Trace, covered, seeds};
+use terrace_wal::{parse_segment_file_name, segment_file_name};
 
 /// A database in memory as a kill leaves it, or closed.
 fn sample(seed: u64, closed: bool) -> (MemoryFileSystem, Written) {
@@ -77,8 +78,9 @@ fn salvage(memory: &MemoryFileSystem, written: &Written, options: SalvageOptions
                 && lost.keys_from.as_ref().is_none_or(|from| **from <= *key.1)
                 && lost.keys_to.as_ref().is_none_or(|to| **to >= *key.1)
         };
-        // With obsolete tables come back deleted keys, and values from before they were overwritten.
-        let told = report.lost.iter().any(covers) || report.deleted_keys_may_return && is.is_some();
+        // With obsolete tables come back deletes, deleted keys, and values from before they were overwritten.
+        let was = is.is_some() || written.deleted.contains(key);
+        let told = report.lost.iter().any(covers) || report.deleted_keys_may_return && was;
         assert!(told, "{shown:?} differs, and nothing is said to be lost there: {report:#?}");
     }
     // It takes writes, and they win.
@@ -434,6 +436,21 @@ fn without_a_manifest_tables_and_log_are_found_by_name() {
         }
     }
     covered("databases saved without a manifest", format_args!("{cases} databases"));
+}
+
+#[test]
+fn without_a_manifest_a_segment_that_was_being_recycled_is_no_loss() {
+    let (memory, written) = sample(5, false);
+    memory.remove_file(&dir().join("MANIFEST")).unwrap();
+    let segments = names(&memory, ".log");
+    let last = parse_segment_file_name(segments.last().unwrap()).unwrap();
+    // Renamed, but its new header not yet written.
+    let recycled = memory.file_bytes(&dir().join(&segments[0])).unwrap();
+    samples::put_file(&memory, &segment_file_name(last + 1), recycled);
+    let (report, _) = salvage(&memory, &written, salvage_options(&memory));
+    assert!(report.is_complete(), "{:?}", report.lost);
+    let whats: Vec<&str> = report.notes.iter().map(|note| &*note.what).collect();
+    assert!(whats.contains(&"not used: this log segment holds no records"), "{whats:?}");
 }
 
 #[test]

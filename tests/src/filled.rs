@@ -14,13 +14,15 @@ use crate::samples::path;
 /// Keyspace and key.
 pub type Key = (String, Vec<u8>);
 
-/// What was written: the last value of each key, and all that it ever had.
+/// What was written: the last value of each key, all that it ever had, and whether it was ever deleted.
 #[derive(Debug, Clone, Default)]
 pub struct Written {
     /// The last values.
     pub now: BTreeMap<Key, Vec<u8>>,
     /// Every value.
     pub ever: BTreeMap<Key, BTreeSet<Vec<u8>>>,
+    /// Keys that were deleted, whatever came after.
+    pub deleted: BTreeSet<Key>,
 }
 
 impl Written {
@@ -29,6 +31,13 @@ impl Written {
         let key = (keyspace.to_owned(), key.to_vec());
         self.ever.entry(key.clone()).or_default().insert(value.to_vec());
         self.now.insert(key, value.to_vec());
+    }
+
+    /// Remembers a delete.
+    pub fn delete(&mut self, keyspace: &str, key: &[u8]) {
+        let key = (keyspace.to_owned(), key.to_vec());
+        self.now.remove(&key);
+        self.deleted.insert(key);
     }
 }
 
@@ -73,7 +82,7 @@ pub fn fill(db: &Db, seed: u64, rounds: u64) -> Written {
                 let key = format!("key {:04}", rng.random_range(0..600));
                 if rng.random_ratio(1, 5) {
                     batch.delete(&keyspace, &key);
-                    written.now.remove(&(name.to_owned(), key.into_bytes()));
+                    written.delete(name, key.as_bytes());
                 } else {
                     let len = if rng.random_ratio(1, 50) { 9_000 } else { rng.random_range(8..400) };
                     let mut value = vec![0; len];

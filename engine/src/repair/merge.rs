@@ -4,7 +4,8 @@
 //! only if that is 0, which the bottom of a tree has instead of the true one: then the table with the higher number is
 //! the younger one and wins. That happens only where tables are read that no version of the database held together.
 //! (There a version with its true number also wins over one without, although it may be the older of the two, if its
-//! table is obsolete. In tables that are not obsolete it is the newer one, and which are is not known.)
+//! table is obsolete. In tables that are not obsolete it is the newer one, and which are is not known. The version may
+//! be a delete: a key that was deleted and written again can be missing then.)
 //!
 //! Tables that do not overlap are read one after the other, so that of a level only one is open at a time.
 

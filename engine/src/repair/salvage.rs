@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 use terrace_compaction::LEVELS;
 use terrace_io::{Error, FileSystem, Operation, Result};
 use terrace_sstable::{ScanMode, Table, TableMeta, TableSalvage, table_file_name};
-use terrace_wal::SegmentReader;
+use terrace_wal::{SegmentReader, segment_holds_records};
 
 use super::log_walk::{LogSource, Walk};
 use super::merge::{Merged, Run, Source, SourceTable, TableOutcome, merge, runs};
@@ -393,10 +393,20 @@ impl Plan {
             }
             numbers.push(number);
         }
-        for number in on_disk.iter().filter(|number| !numbers.contains(number)) {
-            let (path, what) =
-                (self.survey.segment_path(*number), "not used: this log segment seems to be retired");
-            self.report.notes.push(Finding::new(Severity::Note, path, None, what, ""));
+        let unused = |number: u32, what: &str| {
+            Finding::new(Severity::Note, self.survey.segment_path(number), None, what, "")
+        };
+        for &number in on_disk.iter().filter(|number| !numbers.contains(number)) {
+            self.report.notes.push(unused(number, "not used: this log segment seems to be retired"));
+        }
+        // A segment that was being made or recycled may have any header, even one of its earlier life.
+        if let Some(id) = log_id {
+            while let Some(&last) = numbers.last().filter(|&&last| last > self.catalog.last_segment)
+                && !segment_holds_records(fs, &self.survey.dir, id, last)?
+            {
+                self.report.notes.push(unused(last, "not used: this log segment holds no records"));
+                numbers.pop();
+            }
         }
         let length = |number: &u32| self.catalog.segments.get(number).copied();
         Ok((numbers.iter().map(|number| (*number, length(number))).collect(), log_id))

@@ -124,8 +124,8 @@ pub struct SalvageReport {
     pub lost: Vec<Lost>,
     /// What else there is to say: damage that costs nothing, files that were not used.
     pub notes: Vec<Finding>,
-    /// Whether keys that were deleted may be back, and values that were overwritten, because tables were used that may
-    /// have been obsolete.
+    /// Whether keys that were deleted may be back, values that were overwritten too, and keys that were deleted and
+    /// written again may be missing, because tables were used that may have been obsolete.
     pub deleted_keys_may_return: bool,
 }
 

@@ -57,7 +57,8 @@ fn write_text(out: &mut dyn Write, report: &SalvageReport) -> Result {
     if report.deleted_keys_may_return {
         writeln!(
             out,
-            "beware      deleted keys and old values may be back: tables were used that may have been obsolete"
+            "beware      deleted keys and old values may be back, and what was deleted and written again may be \
+             missing: tables were used that may have been obsolete"
         )?;
     }
     let mut keyspaces = Columns::new([
