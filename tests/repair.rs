@@ -440,17 +440,44 @@ fn without_a_manifest_tables_and_log_are_found_by_name() {
 
 #[test]
 fn without_a_manifest_a_segment_that_was_being_recycled_is_no_loss() {
-    let (memory, written) = sample(5, false);
+    let running = MemoryFileSystem::new();
+    let db = options(Arc::new(running.clone())).open(dir()).unwrap();
+    let mut written = fill(&db, 5, 11);
+    for number in 0..20 {
+        let key = format!("only in the log {number:02}");
+        db.put(&key, "value").unwrap();
+        written.put("default", key.as_bytes(), b"value");
+    }
+    // The background may be recycling one at this very moment: not two at once.
+    let number_of = |name: &String| parse_segment_file_name(name).unwrap();
+    let (memory, segments) = loop {
+        let left = running.process_kill_clone();
+        let segments = names(&left, ".log");
+        let header = left.file_bytes(&dir().join(segments.last().unwrap())).unwrap();
+        if header.get(12..16) == Some(&number_of(segments.last().unwrap()).to_le_bytes()) {
+            break (left, segments);
+        }
+    };
+    db.close().unwrap();
+    let unused = leftovers(&memory);
+    let spare = segments.iter().find(|name| unused.contains(&dir().join(name))).expect("some are retired");
+    let recycled = dir().join(segment_file_name(number_of(segments.last().unwrap()) + 1));
+    memory.rename(&dir().join(spare), &recycled).unwrap();
     memory.remove_file(&dir().join("MANIFEST")).unwrap();
-    let segments = names(&memory, ".log");
-    let last = parse_segment_file_name(segments.last().unwrap()).unwrap();
-    // Renamed, but its new header not yet written.
-    let recycled = memory.file_bytes(&dir().join(&segments[0])).unwrap();
-    samples::put_file(&memory, &segment_file_name(last + 1), recycled);
+
     let (report, _) = salvage(&memory, &written, salvage_options(&memory));
     assert!(report.is_complete(), "{:?}", report.lost);
-    let whats: Vec<&str> = report.notes.iter().map(|note| &*note.what).collect();
-    assert!(whats.contains(&"not used: this log segment holds no records"), "{whats:?}");
+    let note = report.notes.iter().find(|note| note.file == recycled).expect("it is told");
+    assert_eq!(note.what, "not used: this log segment was being recycled");
+
+    // One that is not of an earlier time is told as lost, whatever its header says.
+    let bytes = memory.file_bytes(&recycled).unwrap();
+    let foreign = [&bytes[..12], &u32::MAX.to_le_bytes(), &bytes[16..]].concat();
+    for damaged in [foreign, vec![0; bytes.len()], Vec::new()] {
+        memory.replace_bytes(&recycled, damaged).unwrap();
+        let (report, _) = salvage(&memory, &written, salvage_options(&memory));
+        assert!(report.lost.iter().any(|lost| lost.file == recycled), "{report:?}");
+    }
 }
 
 #[test]

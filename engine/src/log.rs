@@ -182,7 +182,11 @@ impl Log {
             Err(error) => {
                 if self.poison.cause().is_none() {
                     // The manifest does not name it: best effort, the next open would remove it too.
-                    let _ = self.fs.remove_file(&self.dir.join(segment_file_name(number)));
+                    let removed = self.fs.remove_file(&self.dir.join(segment_file_name(number)));
+                    // To salvage without a manifest, a missing number says that the segments before it were retired.
+                    if removed.map_or_else(|error| error.is_not_found(), |()| true) {
+                        provision.next_number = number;
+                    }
                 }
                 Err(error)
             }
@@ -463,6 +467,25 @@ mod tests {
         assert_eq!(stage.log.first_sequence_from(0), None);
         stage.roll(100, 4);
         assert_eq!(stage.files(), [(5, MIB)], "it starts small again");
+    }
+
+    #[test]
+    fn a_number_is_used_again_if_its_segment_could_not_be_made() {
+        let mut stage = Stage::new(4 * MIB);
+        stage.roll(100, 1);
+        for operation in [Operation::Create, Operation::Write, Operation::Sync] {
+            stage.faults.add(FaultRule::on(operation).path("000002.log").once());
+            stage.log.prepare().unwrap_err();
+            assert_eq!((stage.files(), stage.named()), (vec![(1, MIB)], vec![(1, MIB)]), "{operation:?}");
+        }
+        stage.roll(100, 2);
+        assert_eq!(stage.named(), [(1, MIB), (2, 2 * MIB)]);
+        // One that cannot be removed either is left behind, and nothing is written over it.
+        stage.faults.add(FaultRule::on(Operation::Sync).path("000003.log").once());
+        stage.faults.add(FaultRule::on(Operation::Remove).path("000003.log"));
+        stage.log.prepare().unwrap_err();
+        stage.roll(100, 3);
+        assert_eq!(stage.log.active_segment(), 4);
     }
 
     #[test]

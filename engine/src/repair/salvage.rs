@@ -7,7 +7,8 @@
 //! What counts depends on the manifest. If it can be believed, its tables do, and the part of the log that was not
 //! flushed, up to the first place where records are missing: that is what recovery would read. If it cannot, every
 //! table counts that it is not known to have removed, and of the log the last row of segments without a missing number.
-//! Deleted keys and old values may come back then, from tables that were obsolete. The log is right also in part: it
+//! Deleted keys and old values may come back then, and keys that were deleted and written again be missing, by tables that
+//! were obsolete. The log is right also in part: it
 //! holds the end of the history, so whatever happened to a key after a record in it is in it too.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -385,31 +386,46 @@ impl Plan {
                 Err(error) => return Err(error),
             }
         }
-        // What the manifest had retired, and whatever stands before a gap in the numbers, was flushed.
-        let mut numbers: Vec<u32> = Vec::new();
-        for &number in on_disk.iter().filter(|&&number| number >= self.catalog.first_segment) {
-            if numbers.last().is_some_and(|last| last + 1 != number) {
-                numbers.clear();
+        let mut numbers = last_row(&on_disk, self.catalog.first_segment);
+        let mut recycled = None;
+        if let Some((&last, others)) = on_disk.split_last()
+            && last > self.catalog.last_segment
+            && let Some(earlier) = self.earlier_life(fs, last, log_id)?
+        {
+            let live = last_row(others, self.catalog.first_segment);
+            // What is recycled was retired, and has lost its old name.
+            if live.first().is_some_and(|first| earlier < *first) && !others.contains(&earlier) {
+                (numbers, recycled) = (live, Some(last));
             }
-            numbers.push(number);
         }
-        let unused = |number: u32, what: &str| {
-            Finding::new(Severity::Note, self.survey.segment_path(number), None, what, "")
-        };
-        for &number in on_disk.iter().filter(|number| !numbers.contains(number)) {
-            self.report.notes.push(unused(number, "not used: this log segment seems to be retired"));
-        }
-        // A segment that was being made or recycled may have any header, even one of its earlier life.
-        if let Some(id) = log_id {
-            while let Some(&last) = numbers.last().filter(|&&last| last > self.catalog.last_segment)
-                && !segment_holds_records(fs, &self.survey.dir, id, last)?
-            {
-                self.report.notes.push(unused(last, "not used: this log segment holds no records"));
-                numbers.pop();
-            }
+        for number in on_disk.into_iter().filter(|number| !numbers.contains(number)) {
+            let what = match recycled {
+                Some(recycled) if recycled == number => "not used: this log segment was being recycled",
+                _ => "not used: this log segment seems to be retired",
+            };
+            let path = self.survey.segment_path(number);
+            self.report.notes.push(Finding::new(Severity::Note, path, None, what, ""));
         }
         let length = |number: &u32| self.catalog.segments.get(number).copied();
         Ok((numbers.iter().map(|number| (*number, length(number))).collect(), log_id))
+    }
+
+    /// The number that a segment of this log has by its header, if its name says a later one and it holds no record under
+    /// that.
+    fn earlier_life(
+        &self,
+        fs: &dyn FileSystem,
+        number: u32,
+        log_id: Option<[u8; 16]>,
+    ) -> Result<Option<u32>> {
+        let header = match SegmentReader::open_damaged(fs, &self.survey.segment_path(number), None) {
+            Ok((reader, None)) => *reader.header(),
+            Ok(_) | Err(Error::Corruption { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let is_earlier = header.number < number && Some(header.log_id) == log_id;
+        let is_unused = is_earlier && !segment_holds_records(fs, &self.survey.dir, header.log_id, number)?;
+        Ok(is_unused.then_some(header.number))
     }
 
     /// Reads what the log holds beyond the tables.
@@ -621,6 +637,19 @@ impl Plan {
         }
         Manifest::create(target.fs.clone(), &target.dir, catalog, 1, Arc::new(Poison::default())).map(drop)
     }
+}
+
+/// The last of these segments, ascending, that have no missing number between them. What stands before, and what is
+/// below the `first` that the manifest had not retired, was flushed.
+fn last_row(numbers: &[u32], first: u32) -> Vec<u32> {
+    let mut row: Vec<u32> = Vec::new();
+    for &number in numbers.iter().filter(|&&number| number >= first) {
+        if row.last().is_some_and(|last| last + 1 != number) {
+            row.clear();
+        }
+        row.push(number);
+    }
+    row
 }
 
 /// Why a manifest is not to be believed, if it is not: it is damaged, or it seems to have lost its end, since files are

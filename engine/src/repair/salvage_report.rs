@@ -38,8 +38,8 @@ impl SalvageOptions {
         self
     }
 
-    /// Whether to use tables that an intact manifest does not name (default: no: they are obsolete as a rule, and keys
-    /// that were deleted may come back with them).
+    /// Whether to use tables that an intact manifest does not name (default: no: they are obsolete as a rule: see
+    /// [`SalvageReport::deleted_keys_may_return`]).
     pub fn all_tables(mut self, all_tables: bool) -> Self {
         self.all_tables = all_tables;
         self

@@ -235,8 +235,8 @@ pub struct Verify {
     pub threads: Option<u16>,
 }
 
-/// Works without a manifest too: then the tables are found by their names and ordered by their sequence numbers, and
-/// keys that were deleted and values that were overwritten may come back.
+/// Works without a manifest too: then the tables are found by their names and ordered by their sequence numbers. Keys that
+/// were deleted and values that were overwritten may come back, and keys that were deleted and written again be missing.
 #[derive(Debug, Args)]
 #[command(after_help = SALVAGE_CODES)]
 pub struct Salvage {
