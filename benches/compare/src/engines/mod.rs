@@ -40,7 +40,7 @@ pub enum EngineName {
     Fjall,
     /// redb.
     Redb,
-    /// No engine: writes to a file, as fast as the disk lets anybody.
+    /// No engine: reads and writes of files, as fast as memory and the disk let anybody.
     Raw,
 }
 

@@ -121,7 +121,7 @@ impl Row {
 
     /// Whether an engine can take part.
     pub fn admits(self, engine: EngineName) -> bool {
-        engine != EngineName::Raw || self == Row::SyncedPut
+        engine != EngineName::Raw || matches!(self, Row::ReadRandom | Row::SyncedPut)
     }
 
     /// With which others it is measured.

@@ -11,6 +11,7 @@ use super::Row;
 use super::draws::{BLOCK, Draws, Pattern};
 use crate::database::Setting;
 use crate::engine::{Engine, Result};
+use crate::engines::EngineName;
 use crate::results::{Measurement, Unit};
 
 /// A read of one key.
@@ -29,6 +30,9 @@ pub fn point_reads(
         _ => Pattern::Uniform,
     };
     let of_view = row == Row::ReadView;
+    if setting.engine == EngineName::Raw {
+        measurement.note("no engine: one read of a value's length of a mapped file");
+    }
     for threads in [1, 2] {
         let per_second = throughput(engine, setting.records(), pattern, of_view, threads, setting.seconds)?;
         measurement.add(thread_count(threads), per_second, Unit::PerSecond);
