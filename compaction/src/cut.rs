@@ -4,11 +4,17 @@
 //! that takes it down rewrites fewer tables it touches only the edge of; and whenever it would overlap so much of the
 //! next level that this job would be too large. Never between the versions of one key: the writer asks at
 //! new keys only.
+//!
+//! A full table is a little longer than was asked for, so that one of 64 MiB ends behind its last whole 2 MiB and not
+//! before: the page cache keeps what is written in whole 2 MiB in one page, and there are the filter and the locator.
 
 use crate::SizedKeyRange;
 
 /// A table may overlap this many full tables of the next level.
 const OVERLAPPED_TABLES_MAX: u64 = 10;
+
+/// How much longer a full table is: a part of so many. The writer knows the length to a few KiB, 16 KiB of 64 MiB are more.
+const LONGER: u64 = 4096;
 
 /// Follows the keys of the output through the tables of the next level.
 pub(crate) struct Cutter<'a> {
@@ -44,7 +50,7 @@ impl<'a> Cutter<'a> {
         };
         let overlapped_max = self.table_bytes.saturating_mul(OVERLAPPED_TABLES_MAX);
         let cut = table_len.is_some_and(|len| {
-            len >= self.table_bytes
+            len >= self.table_bytes.saturating_add(self.table_bytes / LONGER)
                 || passed_an_end && len >= self.table_bytes.div_ceil(2)
                 || self.passed_bytes > 0 && self.passed_bytes.saturating_add(reached) > overlapped_max
         });

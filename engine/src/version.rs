@@ -3,6 +3,7 @@
 //! A [`State`] is replaced, never changed: readers load the current one without a lock and keep it as long as they
 //! like. `get` starts here and walks down: memtable, sealed memtables, then tables from the newest to the oldest.
 
+use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
@@ -30,14 +31,16 @@ pub(crate) struct Version {
     runs: Vec<Run>,
 }
 
-/// The tables of a level below level 0, and where each ends: found without a look at the tables.
+/// The tables of a level below level 0, and where each begins and ends: found without a look at the tables, as a rule.
 #[derive(Debug, Clone)]
 struct Run {
     tables: Arc<[Arc<Table>]>,
     /// What all their largest keys have in common at the start.
     shared: Box<[u8]>,
     /// The 8 bytes that follow it in each of them.
-    heads: Box<[u64]>,
+    ends: Box<[u64]>,
+    /// The same of the smallest keys, where they begin so; 0 where they do not, and so are smaller.
+    starts: Box<[u64]>,
 }
 
 impl Run {
@@ -47,35 +50,45 @@ impl Run {
         let last = &*tables.last()?.meta().largest_key;
         // They ascend: what the first and the last share, all share.
         let shared_len = first.iter().zip(last).take_while(|(a, b)| a == b).count();
-        let heads = tables.iter().map(|table| head_of(&table.meta().largest_key, shared_len)).collect();
-        Some(Run { tables: tables.clone(), shared: first[..shared_len].into(), heads })
+        let shared: Box<[u8]> = first[..shared_len].into();
+        let ends = tables.iter().map(|table| head_of(&table.meta().largest_key, shared_len)).collect();
+        let start = |table: &Arc<Table>| {
+            table.meta().smallest_key.strip_prefix(&*shared).map_or(0, |rest| head_of(rest, 0))
+        };
+        let starts = tables.iter().map(start).collect();
+        Some(Run { tables: tables.clone(), shared, ends, starts })
     }
 
-    /// The only table that may have a key: the first that does not end before it, or the last.
+    /// The only table that may have a key: whose smallest and largest key it lies between.
     #[inline]
     fn table_for(&self, key: &[u8]) -> Option<&Arc<Table>> {
-        if let [only] = &*self.tables {
-            return Some(only);
-        }
-        let rest = match key.strip_prefix(&*self.shared) {
-            Some(rest) => rest,
-            None if *key < *self.shared => &[],
-            None => return None,
+        let Some(rest) = key.strip_prefix(&*self.shared) else {
+            // Only the first can begin before what all their ends share.
+            return self
+                .tables
+                .first()
+                .filter(|first| *first.meta().smallest_key <= *key && *key < *self.shared);
         };
         let target = head_of(rest, 0);
         // Without branches that nobody can foretell.
-        let (mut low, mut left) = (0, self.heads.len());
+        let (mut low, mut left) = (0, self.ends.len());
         while left > 0 {
             let half = left.div_ceil(2);
-            low += if self.heads[low + half - 1] < target { half } else { 0 };
+            low += if self.ends[low + half - 1] < target { half } else { 0 };
             left -= half;
         }
         // Only among equal ones do the whole keys matter.
-        if self.heads.get(low) == Some(&target) {
-            let equal = self.heads[low..].partition_point(|&head| head == target);
+        if self.ends.get(low) == Some(&target) {
+            let equal = self.ends[low..].partition_point(|&end| end == target);
             low += self.tables[low..low + equal].partition_point(|table| *table.meta().largest_key < *key);
         }
-        self.tables.get(low)
+        let table = self.tables.get(low)?;
+        let is_inside = match self.starts[low].cmp(&target) {
+            Ordering::Less => true,
+            Ordering::Equal => *table.meta().smallest_key <= *key,
+            Ordering::Greater => false,
+        };
+        is_inside.then_some(table)
     }
 }
 
@@ -137,7 +150,7 @@ impl Version {
         Shape { levels, running }
     }
 
-    /// The tables that may have a key, newest entries first.
+    /// The tables that may have a key, newest entries first; below level 0 only those that it lies in.
     #[inline]
     fn tables_for(&self, key: &[u8]) -> impl Iterator<Item = &Arc<Table>> {
         self.levels[0].iter().chain(self.runs.iter().filter_map(move |run| run.table_for(key)))
@@ -145,10 +158,18 @@ impl Version {
 
     /// The newest version of a key that is not newer than `snapshot`, with the table that holds it.
     #[inline]
-    fn find(&self, key: &[u8], snapshot: u64) -> Result<Option<Hit<'_>>> {
-        for table in self.tables_for(key) {
+    fn find<'v>(&'v self, key: &[u8], snapshot: u64) -> Result<Option<Hit<'v>>> {
+        let hit = |found: Found<'v>, table| (found.kind() == Kind::Put).then_some(Hit::Table(found, table));
+        for table in &*self.levels[0] {
             if let Some(found) = table.get(key, snapshot)? {
-                return Ok((found.kind() == Kind::Put).then_some(Hit::Table(found, table)));
+                return Ok(hit(found, table));
+            }
+        }
+        for run in &self.runs {
+            if let Some(table) = run.table_for(key)
+                && let Some(found) = table.get_within(key, snapshot)?
+            {
+                return Ok(hit(found, table));
             }
         }
         Ok(None)
@@ -315,20 +336,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_table_for_a_key_is_the_first_that_does_not_end_before_it(
-            ends in prop::collection::btree_set(key(), 1..12),
+        fn the_table_for_a_key_is_the_one_that_it_lies_in(
+            bounds in prop::collection::btree_set(key(), 1..24),
             keys in prop::collection::vec(key(), 1..20),
         ) {
-            let ends: Vec<Vec<u8>> = ends.into_iter().collect();
+            let bounds: Vec<Vec<u8>> = bounds.into_iter().collect();
             let tables: Arc<[Arc<Table>]> =
-                ends.iter().enumerate().map(|(number, end)| table(number as u64, end, end)).collect();
+                bounds.chunks(2).zip(0..).map(|(ends, number)| table(number, &ends[0], &ends[ends.len() - 1])).collect();
             let run = Run::new(&tables).unwrap();
-            for key in keys.iter().chain(&ends) {
-                let expected = tables.iter().find(|table| *table.meta().largest_key >= **key);
-                let found = run.table_for(key).or(tables.last()).unwrap().meta().number;
-                prop_assert_eq!(found, expected.or(tables.last()).unwrap().meta().number);
-                let range = (Bound::Included(&key[..]), Bound::Excluded(&ends[ends.len() / 2][..]));
-                if *key <= ends[ends.len() / 2] {
+            for key in keys.iter().chain(&bounds) {
+                let spans = |table: &&Arc<Table>| {
+                    *table.meta().smallest_key <= **key && **key <= *table.meta().largest_key
+                };
+                let number = |table: &Arc<Table>| table.meta().number;
+                prop_assert_eq!(run.table_for(key).map(number), tables.iter().find(spans).map(number));
+                let end = &bounds[bounds.len() / 2];
+                let range = (Bound::Included(&key[..]), Bound::Excluded(&end[..]));
+                if key <= end {
                     let all: Vec<usize> =
                         (0..tables.len()).filter(|&at| overlaps(tables[at].meta(), range)).collect();
                     prop_assert_eq!(overlapping(&tables, range).collect::<Vec<_>>(), all);

@@ -108,8 +108,15 @@ impl Table {
 
     /// The newest version of `key` with a sequence number of at most `snapshot`, tombstones included; `None` if the
     /// table has none.
+    #[inline]
     pub fn get<'t>(&'t self, key: &[u8], snapshot: u64) -> Result<Option<Found<'t>>> {
-        if snapshot < self.meta.smallest_sequence || !self.spans(key) {
+        if self.spans(key) { self.get_within(key, snapshot) } else { Ok(None) }
+    }
+
+    /// [`Table::get`] for a key that is known to lie between the table's smallest and its largest key: these are not looked
+    /// at. One that lies outside is not found either.
+    pub fn get_within<'t>(&'t self, key: &[u8], snapshot: u64) -> Result<Option<Found<'t>>> {
+        if snapshot < self.meta.smallest_sequence {
             return Ok(None);
         }
         let storage = self.storage()?;
