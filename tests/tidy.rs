@@ -28,7 +28,7 @@ const ARROWS: [(&str, &str, &[&str]); 8] = [
 
 /// The only files with unsafe code.
 const FENCED: [&str; 6] = [
-    "io/src/prefetch.rs",
+    "io/src/processor.rs",
     "io/src/region.rs",
     "io/src/os.rs",
     "engine/src/arena.rs",

@@ -7,7 +7,7 @@
 //! [`SequentialWriter`] for tables being written (large aligned chunks), and [`LogFile`] for logs (`pwrite` into
 //! preallocated space, `fdatasync`).
 //!
-//! The `unsafe` code of this crate is all in `region.rs`, `os.rs` and `prefetch.rs`.
+//! The `unsafe` code of this crate is all in `region.rs`, `os.rs` and `processor.rs`.
 
 #![deny(unsafe_code)]
 
@@ -19,7 +19,7 @@ mod log_file;
 mod memory;
 mod os;
 mod planted;
-mod prefetch;
+mod processor;
 #[cfg(test)]
 mod recorder;
 mod region;
@@ -39,7 +39,7 @@ pub use os::OsFileSystem;
 // Hidden: it is there for the tests of the tests, and does nothing without the feature `planted-bugs`.
 #[doc(hidden)]
 pub use planted::Bug;
-pub use prefetch::prefetch;
+pub use processor::{equal_words, prefetch};
 pub use region::Region;
 pub use scan_reader::ScanReader;
 pub use sequential_writer::SequentialWriter;

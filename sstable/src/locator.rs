@@ -4,7 +4,7 @@
 //! is not there waits for a bucket only, as a rule. The locator is read where it lies in the file. Frozen:
 //! `docs/format.md` §2.7.
 
-use terrace_io::Result;
+use terrace_io::{Result, equal_words};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::footer::MetadataBlock;
@@ -25,6 +25,12 @@ const LOCATION_BITS_MAX: u8 = 24;
 /// The first word of a bucket: how many entries it has, and whether to look on in the next.
 const COUNT: u32 = 0x0f;
 const OVERFLOW: u32 = 1 << 31;
+/// What a lookup stands in before it has looked at a bucket: one without entries that overflows into the first.
+const BEFORE_THE_FIRST: [u8; LINE_BYTES] = {
+    let mut bucket = [0; LINE_BYTES];
+    bucket[3] = 0x80;
+    bucket
+};
 
 /// What the locator of table `table_id` knows of a key.
 #[inline]
@@ -203,11 +209,8 @@ fn set_word(bucket: &mut [u8; LINE_BYTES], index: usize, word: u32) {
 /// The words of a bucket that have such a fingerprint, and count: bit *i* stands for word *i*.
 #[inline]
 fn matches(bucket: &[u8; LINE_BYTES], fingerprint: u32, fingerprint_mask: u32) -> u32 {
-    let mut matches = 0;
-    for (index, word) in bucket.as_chunks::<WORD_BYTES>().0.iter().enumerate() {
-        matches |= u32::from(u32::from_le_bytes(*word) & fingerprint_mask == fingerprint) << index;
-    }
-    matches & ((2 << (word(bucket, 0) & COUNT)) - 2)
+    let equal = equal_words(bucket, fingerprint, fingerprint_mask);
+    equal & ((2 << (word(bucket, 0) & COUNT)) - 2)
 }
 
 /// The locator of a table: what its header says, and where it is in the metadata region.
@@ -272,10 +275,9 @@ impl Locator {
             metadata,
             fingerprint: self.header.fingerprint(hash),
             next: home,
-            left: self.header.buckets.min(LOOKUP_BUCKETS_MAX),
-            bucket: &[0; LINE_BYTES],
+            looked_at: 0,
+            bucket: &BEFORE_THE_FIRST,
             matches: 0,
-            is_last: false,
         }
     }
 
@@ -328,13 +330,11 @@ pub(crate) struct Lookup<'m> {
     fingerprint: u32,
     /// The bucket to be looked at next.
     next: u32,
-    /// How many may still be looked at.
-    left: u32,
+    /// How many have been looked at.
+    looked_at: u32,
     bucket: &'m [u8; LINE_BYTES],
     /// Its words that are still to be named.
     matches: u32,
-    /// Whether it is the last: it does not overflow.
-    is_last: bool,
 }
 
 impl Lookup<'_> {
@@ -342,18 +342,16 @@ impl Lookup<'_> {
     #[inline(always)]
     pub(crate) fn next(&mut self) -> Result<Option<Location>> {
         while self.matches == 0 {
-            if self.is_last {
+            if word(self.bucket, 0) & OVERFLOW == 0 {
                 return Ok(None);
             }
-            if self.left == 0 {
+            if self.looked_at == self.locator.header.buckets.min(LOOKUP_BUCKETS_MAX) {
                 return Err(self.leads_too_far());
             }
-            let bucket = self.locator.bucket(self.metadata, self.next)?;
-            self.bucket = bucket;
-            self.matches = matches(bucket, self.fingerprint, self.locator.fingerprint_mask);
-            self.is_last = word(bucket, 0) & OVERFLOW == 0;
+            self.bucket = self.locator.bucket(self.metadata, self.next)?;
+            self.matches = matches(self.bucket, self.fingerprint, self.locator.fingerprint_mask);
             self.next = self.locator.header.following(self.next);
-            self.left -= 1;
+            self.looked_at += 1;
         }
         let found = self.matches.trailing_zeros() as usize;
         self.matches &= self.matches - 1;
@@ -365,7 +363,7 @@ impl Lookup<'_> {
 
     /// How many buckets have been looked at.
     pub(crate) fn looked_at(&self) -> u32 {
-        self.locator.header.buckets.min(LOOKUP_BUCKETS_MAX) - self.left
+        self.looked_at
     }
 
     /// Where the bucket that was looked at last is in the metadata region.
