@@ -92,6 +92,12 @@ mod tests {
     }
 
     #[test]
+    fn a_full_table_is_a_little_longer_than_was_asked_for() {
+        assert_eq!(cuts("abcdefghij", 4096, 4 * 4096, &[]), "f");
+        assert_eq!(cuts("abcdefghij", 4097, 4 * 4096, &[]), "ei");
+    }
+
+    #[test]
     fn half_full_tables_are_cut_where_a_table_below_ends() {
         let below = level(&[("a", "b", 1), ("d", "e", 1), ("i", "i", 1)]);
         assert_eq!(cuts("abcdefghij", 10, 60, &below), "fj");

@@ -318,7 +318,7 @@ impl KeyspaceOptions {
         self
     }
 
-    /// Length at which a table is cut (default: 64 MiB, at least 64 KiB).
+    /// Length behind which a table is cut, to a few KiB (default: 64 MiB, at least 64 KiB).
     pub fn table_bytes(mut self, bytes: u64) -> Self {
         self.table_bytes = bytes;
         self

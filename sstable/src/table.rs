@@ -114,7 +114,7 @@ impl Table {
     }
 
     /// [`Table::get`] for a key that is known to lie between the table's smallest and its largest key: these are not looked
-    /// at. One that lies outside is not found either.
+    /// at.
     pub fn get_within<'t>(&'t self, key: &[u8], snapshot: u64) -> Result<Option<Found<'t>>> {
         if snapshot < self.meta.smallest_sequence {
             return Ok(None);

@@ -7,9 +7,9 @@
 //! What counts depends on the manifest. If it can be believed, its tables do, and the part of the log that was not
 //! flushed, up to the first place where records are missing: that is what recovery would read. If it cannot, every
 //! table counts that it is not known to have removed, and of the log the last row of segments without a missing number.
-//! Deleted keys and old values may come back then, and keys that were deleted and written again be missing, by tables that
-//! were obsolete. The log is right also in part: it
-//! holds the end of the history, so whatever happened to a key after a record in it is in it too.
+//! By tables that were obsolete, deleted keys and old values may come back then, and keys that were deleted and written
+//! again be missing. The log is right also in part: it holds the end of the history, so whatever happened to a key after
+//! a record in it is in it too.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
