@@ -11,7 +11,6 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use terrace_compaction::is_settled;
 use terrace_io::{Bug, DirectoryLock, Error, FileSystem, Result};
@@ -33,6 +32,7 @@ use crate::poison::Poison;
 use crate::scrub::Scrubber;
 use crate::service::{Service, Task};
 use crate::snapshot::Snapshots;
+use crate::swap::Swap;
 use crate::throttle::{StallReason, Throttle};
 use crate::version::{State, Version};
 use crate::work::{Trouble, Work};
@@ -54,7 +54,7 @@ pub(crate) struct Core {
     pub log: Log,
     pub committer: Committer,
     pub visible: Visible,
-    pub keyspaces: ArcSwap<Keyspaces>,
+    pub keyspaces: Swap<Keyspaces>,
     pub snapshots: Snapshots,
     pub tables: Arc<TableContext>,
     pub next_table: AtomicU64,

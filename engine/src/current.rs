@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
+use crate::swap::{Guard, Swap};
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{ArcSwap, Guard, Mutex};
 
 /// The last sequence number that readers see. What has been inserted up to it, they find.
 pub(crate) struct Visible(AtomicU64);
@@ -30,7 +31,7 @@ impl Visible {
 /// The current state `S`, and states from before a clear.
 pub(crate) struct Current<S> {
     /// Replaced under `replacing`, read by anyone.
-    state: ArcSwap<S>,
+    state: Swap<S>,
     replacing: Mutex<()>,
     /// States from before a clear, for snapshots from before it: `(moment of the clear, state)`, oldest first.
     cleared: Mutex<Vec<(u64, Arc<S>)>>,
@@ -40,7 +41,7 @@ pub(crate) struct Current<S> {
 impl<S> Current<S> {
     pub fn new(state: S) -> Self {
         Current {
-            state: ArcSwap::from_pointee(state),
+            state: Swap::new(state),
             replacing: Mutex::new(()),
             cleared: Mutex::default(),
             has_cleared: AtomicBool::new(false),
@@ -49,7 +50,7 @@ impl<S> Current<S> {
 
     /// The current state, without counting a reference: for a look, not to keep.
     #[inline]
-    pub fn peek(&self) -> Guard<Arc<S>> {
+    pub fn peek(&self) -> Guard<'_, S> {
         self.state.load()
     }
 
@@ -60,7 +61,7 @@ impl<S> Current<S> {
 
     /// What there is to read now, for a look: the state, and the sequence number up to which it counts.
     #[inline]
-    pub fn peek_at(&self, visible: &Visible) -> (Guard<Arc<S>>, u64) {
+    pub fn peek_at(&self, visible: &Visible) -> (Guard<'_, S>, u64) {
         // The state first: a sequence number read before it could ask for versions that it no longer holds.
         let state = self.peek();
         (state, visible.get())

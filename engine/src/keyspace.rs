@@ -173,6 +173,7 @@ impl Keyspace {
         self.handle.core.write(request, durability)
     }
 
+    #[inline(always)]
     fn check(&self) -> Result<()> {
         self.handle.core.check_open()?;
         self.inner.check_exists()

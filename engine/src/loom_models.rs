@@ -1,5 +1,5 @@
-//! Models of what threads do to each other: the real [`GroupCommit`], [`GroupSync`], [`Current`] and [`Snapshots`]
-//! between threads that loom runs in every order with up to [`PREEMPTIONS`] preemptions, with the answers that the
+//! Models of what threads do to each other: the real [`GroupCommit`], [`GroupSync`], [`Swap`], [`Current`] and
+//! [`Snapshots`] between threads that loom runs in every order with up to [`PREEMPTIONS`] preemptions, with the answers that the
 //! memory model allows a load. (Two things are said to be simpler than they are: `crate::sync` tells which.)
 //!
 //! Around them stands as little as will do: a memtable is a row of flags, a file a number. `docs/testing.md` says
@@ -18,6 +18,7 @@ use crate::group_commit::GroupCommit;
 use crate::group_sync::GroupSync;
 use crate::poison::Poison;
 use crate::snapshot::Snapshots;
+use crate::swap::Swap;
 use crate::sync::Mutex;
 
 /// A thread is stopped in favour of another at most so often. (One that waits has not been stopped.) Most mistakes need
@@ -262,6 +263,72 @@ fn loom_erases_beside_failing_syncs() {
         writer.join().unwrap();
         assert!(!stage.write(false));
     });
+}
+
+/// Knows whether it is looked at after it was dropped; or, if `is_strict`, without being ordered before: loom tells
+/// accesses that are ordered from those that are not, as long as nobody counts a reference.
+struct Value {
+    number: u32,
+    /// 1 until it is dropped.
+    whole: AtomicU32,
+    is_strict: bool,
+    _alive: Arc<()>,
+}
+
+impl Value {
+    fn look(&self) -> u32 {
+        assert_eq!(self.whole.load(Ordering::Relaxed), 1, "it is looked at after it went");
+        self.number
+    }
+}
+
+impl Drop for Value {
+    fn drop(&mut self) {
+        match self.is_strict {
+            true => self.whole.with_mut(|whole| *whole = 0),
+            false => self.whole.store(0, Ordering::Relaxed),
+        }
+    }
+}
+
+/// Replaces a value twice while two threads read.
+fn swap_values(is_strict: bool, read: fn(&Swap<Value>)) {
+    let alive = Arc::new(());
+    let value = |number| Value { number, whole: AtomicU32::new(1), is_strict, _alive: alive.clone() };
+    let swap = Arc::new(Swap::new(value(0)));
+    let readers = [(); 2].map(|()| {
+        let swap = swap.clone();
+        thread::spawn(move || read(&swap))
+    });
+    swap.store(Arc::new(value(1)));
+    swap.store(Arc::new(value(2)));
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    assert_eq!(swap.load().look(), 2);
+    assert_eq!(Arc::strong_count(&alive), 2, "only the last is left");
+}
+
+#[test]
+fn loom_swaps_values_behind_those_that_look() {
+    let read = |swap: &Swap<Value>| {
+        let first = swap.load().look();
+        assert!(swap.load().look() >= first, "an old value is back");
+    };
+    explore(move || swap_values(true, read));
+}
+
+#[test]
+fn loom_swaps_values_that_are_counted() {
+    let read = |swap: &Swap<Value>| {
+        let outer = swap.load();
+        // More than a thread has hazards for.
+        let inner = swap.load();
+        assert!(inner.look() >= outer.look(), "an old value is back");
+        let kept = outer.to_arc();
+        drop(outer);
+        inner.look();
+        kept.look();
+    };
+    explore(move || swap_values(false, read));
 }
 
 /// Versions of one key: flag `i` says that there is the version with sequence number `i`.

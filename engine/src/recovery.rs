@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use terrace_io::{Bug, Error, FileSystem, Result};
 use terrace_sstable::{
@@ -36,6 +35,7 @@ use crate::poison::Poison;
 use crate::scrub;
 use crate::service::{self, Service};
 use crate::snapshot::Snapshots;
+use crate::swap::Swap;
 use crate::throttle::Throttle;
 use crate::version::{State, Version};
 use crate::work::{self, Work};
@@ -236,7 +236,7 @@ fn build_core(
         log,
         committer: Committer::new(Writer::new(last_sequence)),
         visible: Visible::new(last_sequence),
-        keyspaces: ArcSwap::from_pointee(keyspaces),
+        keyspaces: Swap::new(keyspaces),
         snapshots: Snapshots::default(),
         tables,
         next_table: AtomicU64::new(next_table),

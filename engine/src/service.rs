@@ -1,11 +1,12 @@
 //! The service thread: it lets go of what the last reader has left, since that takes time that nobody's hot path should
-//! spend: unmapping tables, deleting obsolete files, freeing memtables.
+//! spend: unmapping tables, deleting obsolete files, freeing memtables. Before that, it has the process made ready for cheap
+//! reads.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use terrace_io::FileSystem;
+use terrace_io::{FileSystem, prepare_fences};
 use terrace_sstable::{Reclaim, TableRemains};
 
 use crate::core::Core;
@@ -83,6 +84,8 @@ fn dispose(fs: &dyn FileSystem, remains: TableRemains) {
 
 /// The service thread.
 pub(crate) fn run(core: &Core, tasks: &Receiver<Task>) {
+    // In this thread, since nobody waits for it.
+    prepare_fences();
     let mut memtables: Vec<Arc<Memtable>> = Vec::new();
     loop {
         // Those that somebody still reads wait for another time.

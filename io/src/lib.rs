@@ -14,6 +14,7 @@
 mod checksum;
 mod error;
 mod fault;
+mod fence;
 mod fs;
 mod log_file;
 mod memory;
@@ -29,6 +30,7 @@ mod sequential_writer;
 pub use checksum::Checksum;
 pub use error::{Error, Operation, Result};
 pub use fault::{FaultFileSystem, FaultKind, FaultRule};
+pub use fence::{heavy_fence, light_fence, prepare_fences};
 pub use fs::{
     Advice, DirectoryLock, File, FileSystem, Medium, OpenMode, read_exact_at, read_exact_past_cache_at,
     write_all_at,

@@ -164,7 +164,7 @@ fn located(table: &Table, key: &[u8]) -> Result<Option<Located>> {
     let (storage, context) = (table.storage()?, table.context());
     let Some(locator) = storage.locator()? else { return Ok(None) };
     let hash = locator::hash(key, storage.footer.table_id);
-    let mut lookup = locator.lookup(&storage.metadata, hash);
+    let mut lookup = locator.lookup(&storage.metadata, hash)?;
     let (mut mistaken, mut place) = (0, None);
     while let Some(location) = lookup.next()? {
         if storage.located_entry(context, &lookup, location)?.has_key(key) {

@@ -25,12 +25,6 @@ const LOCATION_BITS_MAX: u8 = 24;
 /// The first word of a bucket: how many entries it has, and whether to look on in the next.
 const COUNT: u32 = 0x0f;
 const OVERFLOW: u32 = 1 << 31;
-/// What a lookup stands in before it has looked at a bucket: one without entries that overflows into the first.
-const BEFORE_THE_FIRST: [u8; LINE_BYTES] = {
-    let mut bucket = [0; LINE_BYTES];
-    bucket[3] = 0x80;
-    bucket
-};
 
 /// What the locator of table `table_id` knows of a key.
 #[inline]
@@ -266,19 +260,20 @@ impl Locator {
         self.start + LINE_BYTES * index as usize
     }
 
-    /// Begins to look up the key with this hash.
+    /// Begins to look up the key with this hash: looks at its first bucket.
     #[inline]
-    pub(crate) fn lookup<'m>(&'m self, metadata: &'m Metadata, hash: u64) -> Lookup<'m> {
-        let home = self.header.home(hash);
-        Lookup {
+    pub(crate) fn lookup<'m>(&'m self, metadata: &'m Metadata, hash: u64) -> Result<Lookup<'m>> {
+        let (home, fingerprint) = (self.header.home(hash), self.header.fingerprint(hash));
+        let bucket = self.bucket(metadata, home)?;
+        Ok(Lookup {
             locator: self,
             metadata,
-            fingerprint: self.header.fingerprint(hash),
-            next: home,
-            looked_at: 0,
-            bucket: &BEFORE_THE_FIRST,
-            matches: 0,
-        }
+            fingerprint,
+            next: self.header.following(home),
+            looked_at: 1,
+            bucket,
+            matches: matches(bucket, fingerprint, self.fingerprint_mask),
+        })
     }
 
     /// Has the processor fetch the bucket where the lookup of a key with this hash will begin.
@@ -304,8 +299,7 @@ impl Locator {
     #[inline]
     fn bucket<'m>(&self, metadata: &'m Metadata, index: u32) -> Result<&'m [u8; LINE_BYTES]> {
         let at = self.bucket_at(index);
-        let bucket: &[u8; LINE_BYTES] =
-            metadata.bytes(at..at + LINE_BYTES)?.try_into().expect("a line was asked for");
+        let bucket = metadata.line(at)?;
         if word(bucket, 0) & !(COUNT | OVERFLOW) != 0 {
             return Err(metadata.damaged(at, "reserved bits of this bucket of the locator are not zero"));
         }
@@ -338,11 +332,17 @@ pub(crate) struct Lookup<'m> {
 }
 
 impl Lookup<'_> {
+    /// Whether there are no more places where the key may stand, as can be told from the bucket that was looked at last.
+    #[inline]
+    pub(crate) fn is_over(&self) -> bool {
+        self.matches == 0 && word(self.bucket, 0) & OVERFLOW == 0
+    }
+
     /// The next place where the key may stand; `None` if there is no more, and if none was it, the key is not there.
     #[inline(always)]
     pub(crate) fn next(&mut self) -> Result<Option<Location>> {
         while self.matches == 0 {
-            if word(self.bucket, 0) & OVERFLOW == 0 {
+            if self.is_over() {
                 return Ok(None);
             }
             if self.looked_at == self.locator.header.buckets.min(LOOKUP_BUCKETS_MAX) {

@@ -78,7 +78,7 @@ impl<'s> LocatorCheck<'s> {
 
     /// How many buckets a lookup passes before it names the location.
     fn buckets_before(&self, hash: u64, location: Location) -> Result<Option<u32>> {
-        let mut lookup = self.locator.lookup(&self.storage.metadata, hash);
+        let mut lookup = self.locator.lookup(&self.storage.metadata, hash)?;
         while let Some(found) = lookup.next()? {
             if found == location {
                 return Ok(Some(lookup.looked_at() - 1));

@@ -145,6 +145,22 @@ impl Metadata {
         Ok(&self.region[self.start + range.start..self.start + range.end])
     }
 
+    /// The line of 64 bytes at `at`, which is a multiple of 64: so it lies in one chunk. Checked.
+    #[inline]
+    pub(crate) fn line(&self, at: usize) -> Result<&[u8; 64]> {
+        debug_assert!(at.is_multiple_of(64));
+        let is_ready = at + 64 <= self.len && self.verified.contains(at / PAGE_BYTES);
+        match self.region.get(self.start + at..).and_then(|rest| rest.first_chunk()) {
+            Some(line) if is_ready => Ok(line),
+            _ => self.line_of_unchecked(at),
+        }
+    }
+
+    #[cold]
+    fn line_of_unchecked(&self, at: usize) -> Result<&[u8; 64]> {
+        Ok(self.bytes(at..at + 64)?.try_into().expect("64 bytes were asked for"))
+    }
+
     /// The little-endian number at `at`, checked.
     #[inline]
     pub(crate) fn u64(&self, at: usize) -> Result<u64> {

@@ -16,7 +16,7 @@ use terrace_io::{Error, PAGE_BYTES, Result};
 use crate::block::{BlockHead, EntryHead};
 use crate::context::{TableContext, TableRemains};
 use crate::key::compare_keys;
-use crate::locator::{self, Locator};
+use crate::locator::{self, Locator, Lookup};
 use crate::meta::{parse_table_file_name, table_file_name};
 use crate::storage::{Block, Storage};
 use crate::{Compression, Kind, LocatorHeader, Properties, ScanMode, Slice, TableCursor, TableMeta};
@@ -121,7 +121,12 @@ impl Table {
         }
         let storage = self.storage()?;
         if let Some(locator) = storage.locator()? {
-            return self.find_located(storage, locator, key, snapshot);
+            let lookup = locator.lookup(&storage.metadata, locator::hash(key, storage.footer.table_id))?;
+            if lookup.is_over() {
+                self.context.counters.locator_negative();
+                return Ok(None);
+            }
+            return self.find_located(storage, lookup, key, snapshot);
         }
         let filter = storage.filter()?;
         if let Some(filter) = filter
@@ -158,8 +163,8 @@ impl Table {
     #[inline]
     pub fn prefetch_entry(&self, key: &[u8]) -> bool {
         let Some((storage, locator)) = self.locator_for(key) else { return false };
-        let mut lookup = locator.lookup(&storage.metadata, locator::hash(key, storage.footer.table_id));
-        let Ok(Some(location)) = lookup.next() else { return false };
+        let lookup = locator.lookup(&storage.metadata, locator::hash(key, storage.footer.table_id));
+        let Ok(Some(location)) = lookup.and_then(|mut lookup| lookup.next()) else { return false };
         storage.prefetch_located(location);
         true
     }
@@ -171,17 +176,15 @@ impl Table {
         Some((storage, storage.known_locator()?))
     }
 
-    /// By the locator, which knows every key of the table.
-    #[inline]
+    /// Where the locator leads, which knows every key of the table.
     fn find_located<'t>(
         &'t self,
         storage: &'t Storage,
-        locator: &'t Locator,
+        mut lookup: Lookup<'t>,
         key: &[u8],
         snapshot: u64,
     ) -> Result<Option<Found<'t>>> {
         let counters = &self.context.counters;
-        let mut lookup = locator.lookup(&storage.metadata, locator::hash(key, storage.footer.table_id));
         let mut is_mistaken = false;
         while let Some(location) = lookup.next()? {
             let located = storage.located_entry(&self.context, &lookup, location)?;

@@ -77,8 +77,7 @@ impl BlockedFilter {
     #[inline]
     pub(crate) fn may_contain(&self, metadata: &Metadata, hash: u64) -> Result<bool> {
         let at = self.start + LINE_BYTES * line_of(hash, self.lines);
-        let line = metadata.bytes(at..at + LINE_BYTES)?;
-        let line: &[u8; LINE_BYTES] = line.try_into().expect("a line was asked for");
+        let line = metadata.line(at)?;
         // Without a branch for each probe: nobody can foretell them.
         let missing =
             bits(hash, self.probes).fold(0, |missing, bit| missing | (!line[bit / 8] & (1 << (bit % 8))));

@@ -1,0 +1,113 @@
+//! Fences of unequal price, for what is looked at millions of times a second and replaced a few times a minute: those who
+//! look pay for no more than an order of instructions, and who replaces makes the processors of all threads catch up.
+//!
+//! A [`light_fence`] and a [`heavy_fence`] order what stands before and behind them as two sequentially consistent fences
+//! would; two light ones do not order anything. On Linux the heavy one is the system call `membarrier` (since 4.14), which
+//! has to be registered for: [`prepare_fences`]. Until then, and wherever there is no such call, both are fences of the
+//! processor. The idea is that of P1202 ("asymmetric fences", in C++ as `asymmetric_thread_fence_light` and `_heavy`).
+
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering, compiler_fence, fence};
+
+/// Whether a heavy fence has to reach the other threads.
+static IS_HEAVY_FOR_ALL: AtomicBool = AtomicBool::new(false);
+/// Whether a light fence may rely on that. Set after the other.
+static IS_LIGHT: AtomicBool = AtomicBool::new(false);
+
+/// Makes light fences cheap, if the system can. May take milliseconds, and need not be waited for: fences hold before,
+/// meanwhile and after.
+pub fn prepare_fences() {
+    static PREPARED: Once = Once::new();
+    PREPARED.call_once(|| {
+        if system::register() {
+            IS_HEAVY_FOR_ALL.store(true, Ordering::Relaxed);
+            // A heavy fence that has not seen this comes before this one, so whoever sees that fences are light sees what
+            // was written before that heavy one.
+            fence(Ordering::SeqCst);
+            IS_LIGHT.store(true, Ordering::Release);
+        }
+    });
+}
+
+/// Orders this thread's reads and writes before it and behind it, as far as a [`heavy_fence`] of another thread goes.
+#[inline(always)]
+pub fn light_fence() {
+    if IS_LIGHT.load(Ordering::Acquire) {
+        compiler_fence(Ordering::SeqCst);
+    } else {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// Orders this thread's reads and writes, and those of all threads by their light fences. Takes microseconds. False if the
+/// system refuses it all of a sudden (as it may under `seccomp`, or for want of memory): then nothing is ordered.
+#[must_use]
+pub fn heavy_fence() -> bool {
+    fence(Ordering::SeqCst);
+    !IS_HEAVY_FOR_ALL.load(Ordering::Relaxed) || system::fence_all()
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use rustix::thread::{MembarrierCommand, membarrier};
+
+    pub(super) fn register() -> bool {
+        membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok()
+    }
+
+    pub(super) fn fence_all() -> bool {
+        membarrier(MembarrierCommand::PrivateExpedited).is_ok()
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    pub(super) fn register() -> bool {
+        false
+    }
+
+    pub(super) fn fence_all() -> bool {
+        unreachable!("nothing was registered")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+
+    /// Two threads each write their own word and read the other's: without fences both may read what was there before.
+    #[test]
+    fn a_light_and_a_heavy_fence_are_seen_by_one_another() {
+        const ROUNDS: u32 = 20_000;
+        let (mine, yours, barrier) = (AtomicU32::new(0), AtomicU32::new(0), Barrier::new(2));
+        std::thread::scope(|scope| {
+            let light = scope.spawn(|| {
+                (1..=ROUNDS)
+                    .map(|round| {
+                        // In the middle of it, so that both kinds of light fence are seen.
+                        if round == ROUNDS / 2 {
+                            prepare_fences();
+                        }
+                        barrier.wait();
+                        mine.store(round, Ordering::Relaxed);
+                        light_fence();
+                        yours.load(Ordering::Relaxed) == round
+                    })
+                    .collect::<Vec<bool>>()
+            });
+            let heavy: Vec<bool> = (1..=ROUNDS)
+                .map(|round| {
+                    barrier.wait();
+                    yours.store(round, Ordering::Relaxed);
+                    assert!(heavy_fence());
+                    mine.load(Ordering::Relaxed) == round
+                })
+                .collect();
+            let light = light.join().unwrap();
+            assert!(light.iter().zip(&heavy).all(|(light, heavy)| *light || *heavy));
+        });
+    }
+}
