@@ -2,7 +2,8 @@
 //!
 //! Locks are taken in this order: the commit lock (`committer`), log provision, manifest, a keyspace's
 //! replacement, the log's sync state. The snapshots' lock comes before a keyspace's replacement. The work state's lock
-//! may be taken under the commit lock, and no other is taken while it is held. The scrubber's come last.
+//! may be taken under the commit lock, and no other is taken while it is held. The scrubber's come last, and behind them the
+//! lock of `hazards.rs`, which is held for no more than a look.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

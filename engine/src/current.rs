@@ -1,7 +1,8 @@
 //! What readers of a keyspace see now, replaced as a whole while they read.
 //!
 //! A reader loads the current state and keeps it for as long as it likes; a state that was replaced goes with its last
-//! reader, and with it the tables that nobody else has. Whoever replaces takes a lock, readers take none.
+//! reader, and with it the tables that nobody else has. Whoever replaces takes a lock; readers take none, but for
+//! one that is overtaken ([`crate::swap`]).
 
 use std::sync::Arc;
 
@@ -38,7 +39,7 @@ pub(crate) struct Current<S> {
     has_cleared: AtomicBool,
 }
 
-impl<S> Current<S> {
+impl<S: Send + Sync + 'static> Current<S> {
     pub fn new(state: S) -> Self {
         Current {
             state: Swap::new(state),

@@ -1,6 +1,6 @@
 //! Models of what threads do to each other: the real [`GroupCommit`], [`GroupSync`], [`Swap`], [`Current`] and
 //! [`Snapshots`] between threads that loom runs in every order with up to [`PREEMPTIONS`] preemptions, with the answers that the
-//! memory model allows a load. (Two things are said to be simpler than they are: `crate::sync` tells which.)
+//! memory model allows a load. (Some things are simpler than they are: `crate::sync` tells which.)
 //!
 //! Around them stands as little as will do: a memtable is a row of flags, a file a number. `docs/testing.md` says
 //! how they are run.
@@ -19,7 +19,7 @@ use crate::group_sync::GroupSync;
 use crate::poison::Poison;
 use crate::snapshot::Snapshots;
 use crate::swap::Swap;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, refuse_a_fence};
 
 /// A thread is stopped in favour of another at most so often. (One that waits has not been stopped.) Most mistakes need
 /// one or two.
@@ -291,8 +291,8 @@ impl Drop for Value {
     }
 }
 
-/// Replaces a value twice while two threads read.
-fn swap_values(is_strict: bool, read: fn(&Swap<Value>)) {
+/// Replaces a value twice while two threads read. If `is_refused`, the first fence of that fails.
+fn swap_values(is_strict: bool, is_refused: bool, read: fn(&Swap<Value>)) {
     let alive = Arc::new(());
     let value = |number| Value { number, whole: AtomicU32::new(1), is_strict, _alive: alive.clone() };
     let swap = Arc::new(Swap::new(value(0)));
@@ -300,6 +300,9 @@ fn swap_values(is_strict: bool, read: fn(&Swap<Value>)) {
         let swap = swap.clone();
         thread::spawn(move || read(&swap))
     });
+    if is_refused {
+        refuse_a_fence();
+    }
     swap.store(Arc::new(value(1)));
     swap.store(Arc::new(value(2)));
     readers.into_iter().for_each(|reader| reader.join().unwrap());
@@ -313,7 +316,9 @@ fn loom_swaps_values_behind_those_that_look() {
         let first = swap.load().look();
         assert!(swap.load().look() >= first, "an old value is back");
     };
-    explore(move || swap_values(true, read));
+    for is_refused in [false, true] {
+        explore(move || swap_values(true, is_refused, read));
+    }
 }
 
 #[test]
@@ -328,7 +333,7 @@ fn loom_swaps_values_that_are_counted() {
         inner.look();
         kept.look();
     };
-    explore(move || swap_values(false, read));
+    explore(move || swap_values(false, false, read));
 }
 
 /// Versions of one key: flag `i` says that there is the version with sequence number `i`.

@@ -84,7 +84,7 @@ fn dispose(fs: &dyn FileSystem, remains: TableRemains) {
 
 /// The service thread.
 pub(crate) fn run(core: &Core, tasks: &Receiver<Task>) {
-    // In this thread, since nobody waits for it.
+    // In this thread: an open and its first reads need not wait for it.
     prepare_fences();
     let mut memtables: Vec<Arc<Memtable>> = Vec::new();
     loop {

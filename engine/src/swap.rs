@@ -2,9 +2,9 @@
 //! Reclamation for Lock-Free Objects", 2004).
 //!
 //! Who looks at the value writes its address to a place of its own, where whoever replaces it will see it, and then makes
-//! sure that it is still the current one. That is all: no lock, no counting, no cache line that two readers write to, and
-//! by the unequal fences of [`terrace_io`] nothing that the processor would have to wait for. A value that was replaced
-//! goes with the last reader that had it, or at once if there is none.
+//! sure that it is still the current one. That is all: as a rule no lock, no counting, no cache line that two readers
+//! write to, and by the unequal fences of [`terrace_io`] nothing that the processor would have to wait for. A value that
+//! was replaced goes with the last reader that had it, or at once if there is none.
 
 #![expect(unsafe_code, reason = "values that are shared by their address alone")]
 
@@ -15,55 +15,45 @@ use std::sync::Arc;
 
 use crate::hazards;
 use crate::sync::atomic::{AtomicPtr, Ordering};
-use crate::sync::{Mutex, heavy_fence, light_fence};
+use crate::sync::light_fence;
 
 /// See the module.
 pub(crate) struct Swap<T> {
-    /// The current value, of which it has a reference count.
+    /// The current value, of which it has a reference count. Replaced under the lock of [`hazards`].
     current: AtomicPtr<T>,
-    retired: Mutex<Retired<T>>,
     /// It shares and drops values as an `Arc` does.
     _values: PhantomData<Arc<T>>,
 }
 
-/// Values that were replaced and are still looked at.
-struct Retired<T> {
-    values: Vec<Arc<T>>,
-    /// Whether all threads have been made to see that they were replaced, and to show what they look at.
-    is_fenced: bool,
-}
-
-impl<T> Swap<T> {
+impl<T: Send + Sync + 'static> Swap<T> {
     pub fn new(value: T) -> Swap<T> {
-        Swap {
-            current: AtomicPtr::new(Arc::into_raw(Arc::new(value)).cast_mut()),
-            retired: Mutex::new(Retired { values: Vec::new(), is_fenced: true }),
-            _values: PhantomData,
-        }
+        let current = AtomicPtr::new(Arc::into_raw(Arc::new(value)).cast_mut());
+        Swap { current, _values: PhantomData }
     }
 
     /// The current value, without counting a reference: for a look, not to keep.
     #[inline]
     pub fn load(&self) -> Guard<'_, T> {
-        let Some(hazard) = free_hazard() else { return self.load_counted() };
+        let Some(hazard) = hazards::mine().and_then(|mine| mine.free()) else { return self.load_counted() };
         loop {
-            let value = self.current.load(Ordering::Relaxed);
+            let before = self.current.load(Ordering::Relaxed);
             // What was looked at before, by way of this hazard, was looked at before this.
-            hazard.store(value.cast(), Ordering::Release);
+            hazard.store(before.cast(), Ordering::Release);
             light_fence();
-            if self.current.load(Ordering::Acquire) == value {
+            let value = self.current.load(Ordering::Acquire);
+            if value == before {
                 return Guard { swap: self, value, hazard: Some(hazard) };
             }
             // Whoever replaced it may have seen it in the hazard, and left it to this reader.
             hazard.store(ptr::null_mut(), Ordering::Release);
-            self.let_go();
+            hazards::let_go();
         }
     }
 
+    /// For a thread that looks at too much already, or is ending.
     #[cold]
     fn load_counted(&self) -> Guard<'_, T> {
-        // Nothing is replaced while this is held.
-        let _retired = self.retired.lock();
+        let _nothing_is_replaced = hazards::lock();
         let value = self.current.load(Ordering::Acquire);
         // SAFETY: the current value is alive and came from `Arc::into_raw`; the guard will give the count back.
         unsafe { Arc::increment_strong_count(value) };
@@ -77,46 +67,14 @@ impl<T> Swap<T> {
 
     /// Replaces the current value. What was loaded before stays as it is.
     pub fn store(&self, value: Arc<T>) {
-        let mut retired = self.retired.lock();
+        let mut hazards = hazards::lock();
         let before = self.current.swap(Arc::into_raw(value).cast_mut(), Ordering::AcqRel);
         // SAFETY: it came from `Arc::into_raw`, and its count was that of `current`.
-        retired.values.push(unsafe { Arc::from_raw(before) });
-        retired.is_fenced = false;
-        let unused = retired.take_unused();
-        drop(retired);
+        hazards.retire(unsafe { Arc::from_raw(before) });
+        let unused = hazards.take_unused();
+        drop(hazards);
         // Without the lock, since that may take long.
         drop(unused);
-    }
-
-    /// Lets go of values that were replaced and that nobody looks at any more.
-    #[cold]
-    fn let_go(&self) {
-        let unused = self.retired.lock().take_unused();
-        drop(unused);
-    }
-}
-
-/// Where this thread can write what it looks at. `None` if it looks at so many already, or is ending.
-#[inline]
-fn free_hazard() -> Option<&'static AtomicPtr<()>> {
-    hazards::mine()?.0.iter().find(|hazard| hazard.load(Ordering::Relaxed).is_null())
-}
-
-impl<T> Retired<T> {
-    fn take_unused(&mut self) -> Vec<Arc<T>> {
-        // From here on nobody begins to look at these. Who has begun has shown it by now; and who shows it still, and will
-        // have stopped looking, will see that they are replaced, and come here.
-        self.is_fenced = self.is_fenced || heavy_fence();
-        if !self.is_fenced {
-            return Vec::new();
-        }
-        let looked_at: Vec<*const ()> = hazards::all()
-            .iter()
-            .flat_map(|hazards| &hazards.0)
-            .map(|hazard| hazard.load(Ordering::Acquire).cast_const())
-            .filter(|value| !value.is_null())
-            .collect();
-        self.values.extract_if(.., |value| !looked_at.contains(&Arc::as_ptr(value).cast())).collect()
     }
 }
 
@@ -169,7 +127,7 @@ impl<T> Drop for Guard<'_, T> {
         light_fence();
         // Whoever replaced it may have seen it in the hazard, and left it to this reader.
         if self.swap.current.load(Ordering::Relaxed).cast_const() != self.value {
-            self.swap.let_go();
+            hazards::let_go();
         }
     }
 }
@@ -202,8 +160,13 @@ mod tests {
         }
     }
 
+    /// Held by a test that counts: a thread of another may show an address for a moment after it became that of a value
+    /// of this one.
+    static COUNTING: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+
     #[test]
     fn a_value_goes_with_the_last_that_looks_at_it() {
+        let _counting = COUNTING.lock();
         let alive = Arc::new(AtomicU64::new(0));
         let alive_now = || alive.load(Ordering::Relaxed);
         let swap = Swap::new(Value::new(0, &alive));
@@ -230,6 +193,7 @@ mod tests {
     #[test]
     fn values_are_whole_while_many_look_at_them() {
         const VALUES: u64 = 10_000;
+        let _counting = COUNTING.lock();
         let (alive, done) = (Arc::new(AtomicU64::new(0)), AtomicBool::new(false));
         let swap = Swap::new(Value::new(0, &alive));
         let look = || {
@@ -251,9 +215,6 @@ mod tests {
                 scope.spawn(look);
             }
             for number in 1..=VALUES {
-                if number == VALUES / 4 {
-                    scope.spawn(terrace_io::prepare_fences);
-                }
                 swap.store(Arc::new(Value::new(number, &alive)));
             }
             done.store(true, Ordering::Relaxed);

@@ -5,7 +5,8 @@
 //! Usually that is `parking_lot`, the standard library's atomics, and the fences of [`terrace_io`].
 //! With `--cfg terrace_loom` it is stand-ins of the same interface over loom's types, so that `loom_models.rs` runs the
 //! real code in every order that its threads can take. Reference counts stay the standard library's: to loom, counting is
-//! one step. Both kinds of fence are sequentially consistent ones, as which they serve together.
+//! one step. Both kinds of fence are sequentially consistent ones, as which they serve together; and which thread has which
+//! hazards is simpler than it is.
 
 #[cfg(not(terrace_loom))]
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -17,7 +18,7 @@ pub(crate) use terrace_io::{heavy_fence, light_fence};
 #[cfg(terrace_loom)]
 pub(crate) use loom::sync::atomic;
 #[cfg(terrace_loom)]
-pub(crate) use stand_in::{Condvar, Mutex, MutexGuard, heavy_fence, light_fence};
+pub(crate) use stand_in::{Condvar, Mutex, MutexGuard, heavy_fence, light_fence, refuse_a_fence};
 
 #[cfg(terrace_loom)]
 mod stand_in {
@@ -30,7 +31,19 @@ mod stand_in {
         fence(Ordering::SeqCst);
     }
 
+    loom::lazy_static! {
+        static ref IS_REFUSED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+    }
+
+    /// Has the next heavy fence fail, as the system may.
+    pub(crate) fn refuse_a_fence() {
+        IS_REFUSED.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn heavy_fence() -> bool {
+        if IS_REFUSED.swap(false, Ordering::Relaxed) {
+            return false;
+        }
         fence(Ordering::SeqCst);
         true
     }
