@@ -3,26 +3,37 @@
 //! There is one committer's state, and whoever locks it leads. A thread that finds it free commits its own request
 //! alone, which stays where it is. One that finds it taken puts its request into the queue and waits for the lock. When
 //! it gets that, an earlier leader has committed the request, or the thread leads itself, for everybody in the queue.
-//! So nobody is ever woken by a leader, or forgotten by one: each thread waits for the lock and looks for itself.
+//! So nobody is ever woken by a leader, or forgotten by one: each thread waits for the lock and looks for itself. One of
+//! those that wait does so awake for a moment, which is often all it takes: going to sleep and being woken costs both
+//! sides more than a commit does.
 
 use std::sync::Arc;
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
 /// A group is cut when its requests have this many bytes, so that nobody waits long for others.
 const GROUP_BYTES_MAX: usize = 1 << 20;
+/// How often a thread looks before it goes to sleep: for some 10 µs, in which several buffered puts are committed.
+const LOOKS: u32 = if cfg!(terrace_loom) { 0 } else { 256 };
 
 /// A request that waits for a leader.
 pub(crate) struct Waiter<T, O> {
     pub request: T,
     bytes: usize,
     outcome: Mutex<Option<O>>,
+    is_told: AtomicBool,
 }
 
 impl<T, O> Waiter<T, O> {
+    fn new(request: T, bytes: usize) -> Arc<Self> {
+        Arc::new(Waiter { request, bytes, outcome: Mutex::default(), is_told: AtomicBool::new(false) })
+    }
+
     /// Says what became of the request. To be done by the leader, with the lock.
     pub fn tell(&self, outcome: O) {
         *self.outcome.lock() = Some(outcome);
+        self.is_told.store(true, Ordering::Release);
     }
 }
 
@@ -30,11 +41,17 @@ impl<T, O> Waiter<T, O> {
 pub(crate) struct GroupCommit<W, T, O> {
     queue: Mutex<Vec<Arc<Waiter<T, O>>>>,
     writer: Mutex<W>,
+    /// Whether a thread waits awake.
+    is_watched: AtomicBool,
 }
 
 impl<W, T, O> GroupCommit<W, T, O> {
     pub fn new(writer: W) -> Self {
-        GroupCommit { queue: Mutex::default(), writer: Mutex::new(writer) }
+        GroupCommit {
+            queue: Mutex::default(),
+            writer: Mutex::new(writer),
+            is_watched: AtomicBool::new(false),
+        }
     }
 
     /// Keeps every leader out: the commit lock.
@@ -55,17 +72,40 @@ impl<W, T, O> GroupCommit<W, T, O> {
         bytes: usize,
         mut commit_group: impl FnMut(&mut W, &[Arc<Waiter<T, O>>]),
     ) -> O {
-        let waiter = Arc::new(Waiter { request, bytes, outcome: Mutex::default() });
+        let waiter = Waiter::new(request, bytes);
         self.queue.lock().push(waiter.clone());
-        let mut writer = self.writer.lock();
+        let mut writer = self.watch(&waiter);
         loop {
             // Whoever led before may have committed this one too; otherwise it is still in the queue.
             if let Some(outcome) = waiter.outcome.lock().take() {
                 return outcome;
             }
-            let group = self.take_group();
-            commit_group(&mut writer, &group);
+            match &mut writer {
+                Some(writer) => commit_group(writer, &self.take_group()),
+                None => writer = Some(self.writer.lock()),
+            }
         }
+    }
+
+    /// Waits awake for a moment, unless another thread does, until the waiter is told. Returns the commit lock if it is free
+    /// before.
+    fn watch(&self, waiter: &Waiter<T, O>) -> Option<MutexGuard<'_, W>> {
+        if LOOKS == 0 || self.is_watched.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        let mut writer = None;
+        for _ in 0..LOOKS {
+            if waiter.is_told.load(Ordering::Acquire) {
+                break;
+            }
+            writer = self.writer.try_lock();
+            if writer.is_some() {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        self.is_watched.store(false, Ordering::Relaxed);
+        writer
     }
 
     fn take_group(&self) -> Vec<Arc<Waiter<T, O>>> {
