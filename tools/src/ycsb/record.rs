@@ -27,6 +27,8 @@ pub const RECORDS_MAX: u64 = 1_000_000_000_000;
 const STAMP_BYTES: usize = 8;
 const STAMPED_BYTES_MIN: usize = 2 * STAMP_BYTES;
 
+const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+
 /// Whether records are inserted in the order of their keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -49,17 +51,25 @@ impl InsertOrder {
 
     /// The key of record `number`.
     pub fn key(self, number: u64) -> Key {
-        let (mut rest, base) = match self {
-            InsertOrder::Hashed => (fnv_hash(number) % HASHED_KEYS, 36),
-            InsertOrder::Ordered => (number, 10),
-        };
-        let mut key = *b"user000000000000";
-        for digit in key[4..].iter_mut().rev() {
-            *digit = b"0123456789abcdefghijklmnopqrstuvwxyz"[(rest % base) as usize];
-            rest /= base;
+        match self {
+            InsertOrder::Hashed => key_of_digits::<36>(fnv_hash(number) % HASHED_KEYS),
+            InsertOrder::Ordered => key_of_digits::<10>(number),
         }
-        key
     }
+}
+
+/// `user` and the last twelve digits of a number: six and six, since each digit waits for the one before it, and what
+/// making a key takes is measured with the store.
+fn key_of_digits<const BASE: u64>(number: u64) -> Key {
+    let half = BASE.pow(6);
+    let (mut front, mut back) = (number / half % half, number % half);
+    let mut key = *b"user000000000000";
+    for at in (4..10).rev() {
+        key[at] = DIGITS[(front % BASE) as usize];
+        key[at + 6] = DIGITS[(back % BASE) as usize];
+        (front, back) = (front / BASE, back / BASE);
+    }
+    key
 }
 
 /// What a value consists of.

@@ -23,6 +23,8 @@ pub struct Zipfian {
     items: u64,
     zeta: f64,
     eta: f64,
+    /// The weight of rank 1.
+    second: f64,
 }
 
 impl Zipfian {
@@ -33,13 +35,13 @@ impl Zipfian {
     }
 
     fn with_zeta(items: u64, theta: f64, zeta: f64) -> Self {
-        let mut zipfian = Zipfian { theta, items, zeta, eta: 0.0 };
+        let mut zipfian = Zipfian { theta, items, zeta, eta: 0.0, second: 0.5_f64.powf(theta) };
         zipfian.set_eta();
         zipfian
     }
 
     fn set_eta(&mut self) {
-        let zeta_of_two = 1.0 + 0.5_f64.powf(self.theta);
+        let zeta_of_two = 1.0 + self.second;
         self.eta = (1.0 - (2.0 / self.items as f64).powf(1.0 - self.theta)) / (1.0 - zeta_of_two / self.zeta);
     }
 
@@ -57,7 +59,7 @@ impl Zipfian {
         let scaled = u * self.zeta;
         if scaled < 1.0 {
             0
-        } else if scaled < 1.0 + 0.5_f64.powf(self.theta) {
+        } else if scaled < 1.0 + self.second {
             1.min(self.items - 1)
         } else {
             let alpha = 1.0 / (1.0 - self.theta);
