@@ -32,7 +32,8 @@
 //!
 //! # Threads
 //!
-//! Every handle is `Clone`, `Send` and `Sync`. Readers take no locks. Concurrent writers share log writes and syncs.
+//! Every handle is `Clone`, `Send` and `Sync`. Readers take no locks, as a rule. Concurrent writers share log writes and
+//! syncs.
 //!
 //! # The directory is trusted
 //!
