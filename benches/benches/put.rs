@@ -1,6 +1,9 @@
 //! Writes of new records in random order by one thread: buffered, synced, and a thousand at a time. Flushes and
 //! compactions that they cause run beside them.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
 use criterion::{Criterion, Throughput};
 use tempfile::TempDir;
 use terrace::{Db, Durability, Options, WriteBatch};
@@ -26,6 +29,30 @@ fn put(criterion: &mut Criterion) {
         });
         db.close().expect("the database can be closed");
     }
+
+    let (db, _directory) = empty();
+    let next = AtomicU64::new(0);
+    measure(&mut group, "buffered_by_two_threads", |bencher| {
+        bencher.iter_custom(|iterations| {
+            let numbers = next.fetch_add(iterations, Ordering::Relaxed)..;
+            let start = Instant::now();
+            std::thread::scope(|scope| {
+                for first in [0, 1] {
+                    let numbers =
+                        numbers.clone().skip(first).step_by(2).take((iterations as usize + 1 - first) / 2);
+                    let (db, records) = (&db, &records);
+                    scope.spawn(move || {
+                        for number in numbers {
+                            db.put_with(records.key(number), value, Durability::Buffered)
+                                .expect("the database can be written");
+                        }
+                    });
+                }
+            });
+            start.elapsed()
+        });
+    });
+    db.close().expect("the database can be closed");
 
     group.throughput(Throughput::Elements(BATCH));
     let (db, _directory) = empty();
