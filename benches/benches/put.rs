@@ -1,5 +1,5 @@
-//! Writes of new records in random order by one thread: buffered, synced, and a thousand at a time. Flushes and
-//! compactions that they cause run beside them.
+//! Writes of new records in random order: buffered, synced, and a thousand at a time by one thread, and buffered by two.
+//! Flushes and compactions that they cause run beside them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;

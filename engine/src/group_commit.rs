@@ -22,6 +22,7 @@ pub(crate) struct Waiter<T, O> {
     pub request: T,
     bytes: usize,
     outcome: Mutex<Option<O>>,
+    /// Whether there is or was an outcome: one who looks for it again and again need not lock it.
     is_told: AtomicBool,
 }
 
