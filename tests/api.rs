@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use terrace::{
-    Compression, Cursor, Db, Durability, Error, Health, Iter, Keyspace, KeyspaceOptions, Metrics, Options,
-    PointReads, Slice, Snapshot, WriteBatch,
+    Advice, Compression, Cursor, Db, Durability, Error, Health, Iter, Keyspace, KeyspaceOptions, Metrics,
+    Options, PointReads, ReadPath, ReadStep, Slice, Snapshot, WriteBatch,
 };
 use terrace_io::{CrashPolicy, File, FileSystem, Medium, MemoryFileSystem, Region};
 use terrace_tests::eventually;
@@ -550,13 +550,18 @@ impl Twist for Located {
     }
 }
 
-/// A page of a mapping that cannot be read is a signal, and over a network that happens.
+/// A page of a mapping that cannot be read is a signal: over a network that happens, and others who may write to a file
+/// can bring it about.
 #[test]
 fn tables_are_mapped_where_that_is_wanted_and_sound() {
     for (medium, point_reads, is_mapped) in [
+        (Medium::Local, PointReads::Auto, true),
         (Medium::Local, PointReads::Mmap, true),
         (Medium::Local, PointReads::Pread, false),
-        (Medium::Network, PointReads::Mmap, false),
+        (Medium::Shared, PointReads::Auto, false),
+        (Medium::Shared, PointReads::Mmap, true),
+        (Medium::Network, PointReads::Auto, false),
+        (Medium::Network, PointReads::Mmap, true),
         (Medium::Network, PointReads::Pread, false),
     ] {
         let located = Located { medium, mapped: Arc::default() };
@@ -566,6 +571,124 @@ fn tables_are_mapped_where_that_is_wanted_and_sound() {
         db.flush().unwrap();
         assert_eq!(db.get("key").unwrap().as_deref(), Some(&[b'x'; 100_000][..]));
         assert_eq!(located.mapped.load(Ordering::SeqCst) > 0, is_mapped, "{medium:?}, {point_reads:?}");
+    }
+}
+
+/// The real thing, with permissions that let anybody write.
+#[test]
+#[cfg(unix)]
+fn tables_that_others_may_write_to_are_not_mapped() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    let db = Db::open(&path).unwrap();
+    db.put("key", [b'x'; 100_000]).unwrap();
+    db.close().unwrap();
+    let table = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+    let table = table.into_iter().find(|path| path.extension().is_some_and(|end| end == "sst")).unwrap();
+    let allow = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let read_path = |point_reads| {
+        let db = Options::new().point_reads(point_reads).open(&path).unwrap();
+        let (value, stats) = db.get_with_stats("key").unwrap();
+        assert_eq!(value.as_deref(), Some(&[b'x'; 100_000][..]));
+        stats.tables[0].path.unwrap()
+    };
+    if read_path(PointReads::Auto) != ReadPath::Mapping {
+        println!("skipped: the temporary directory is on a network file system, or others may write to it");
+        return;
+    }
+    allow(&table, 0o666);
+    assert_eq!(read_path(PointReads::Auto), ReadPath::Pread);
+    assert_eq!(read_path(PointReads::Mmap), ReadPath::Mapping);
+    allow(&table, 0o644);
+    assert_eq!(read_path(PointReads::Auto), ReadPath::Mapping);
+    allow(&path, 0o777);
+    assert_eq!(read_path(PointReads::Auto), ReadPath::Pread);
+}
+
+#[test]
+fn advice_without_a_mapping_is_refused() {
+    let options = Options::new().point_reads(PointReads::Pread).advice(Advice::Normal);
+    let directory = tempfile::tempdir().unwrap();
+    let error = options.open(directory.path()).unwrap_err().to_string();
+    assert!(error.contains("point_reads") && error.contains("advice"), "{error}");
+    let db = Options::new().advice(Advice::Normal).open(directory.path()).unwrap();
+    db.put("key", "value").unwrap();
+}
+
+#[test]
+fn a_get_says_what_it_did() {
+    let directory = tempfile::tempdir().unwrap();
+    let db = Db::open(directory.path()).unwrap();
+    for i in 0..5000 {
+        db.put_with(format!("key{i:06}"), [7; 100], Durability::Buffered).unwrap();
+    }
+    let (value, stats) = db.get_with_stats("key000001").unwrap();
+    assert!(value.is_some() && stats.tables.is_empty(), "{stats:?}");
+    db.settle().unwrap();
+    db.put("key000002", "new").unwrap();
+    db.flush().unwrap();
+    db.put("key000003", "newer").unwrap();
+
+    let (value, stats) = db.get_with_stats("key000001").unwrap();
+    assert_eq!(value.as_deref(), Some(&[7; 100][..]));
+    // Level 0 holds one key only, which is another.
+    let [table] = &stats.tables[..] else { panic!("{stats:?}") };
+    assert_eq!((table.level, table.blocks()), (6, 1));
+    assert_eq!(
+        table.steps.iter().map(|(step, _)| *step).collect::<Vec<_>>(),
+        [ReadStep::Locator, ReadStep::Block]
+    );
+    assert_eq!(db.get_with_stats("key000002").unwrap().1.tables[0].level, 0);
+    assert!(db.get_with_stats("key000003").unwrap().1.tables.is_empty());
+    let (value, stats) = db.get_with_stats("no key").unwrap();
+    assert!(value.is_none() && stats.tables.is_empty(), "{stats:?}");
+
+    // What is read again costs nothing any more.
+    let (_, stats) = db.get_with_stats("key000001").unwrap();
+    assert_eq!((stats.data().device_bytes, stats.data().major_faults), (0, 0));
+}
+
+/// Locators of 100,000 keys take half a megabyte: an eighth of 4 MiB and more than one of 2.
+#[test]
+fn gets_go_without_locators_where_memory_is_short() {
+    let fs = MemoryFileSystem::new();
+    let open = |memory_bytes: Option<u64>| {
+        let options = Options::new().durability(Durability::Buffered).file_system(Arc::new(fs.clone()));
+        memory_bytes
+            .into_iter()
+            .fold(options, |options, bytes| options.memory_bytes(bytes))
+            .open("/db")
+            .unwrap()
+    };
+    let steps = |db: &Db, key: &str| {
+        let (_, stats) = db.get_with_stats(key).unwrap();
+        stats.tables.last().unwrap().steps.iter().map(|(step, _)| *step).collect::<Vec<_>>()
+    };
+    const BY_LOCATOR: [ReadStep; 2] = [ReadStep::Locator, ReadStep::Block];
+    const BY_FENCES: [ReadStep; 3] = [ReadStep::Filter, ReadStep::Fences, ReadStep::Block];
+    let db = open(Some(4 << 20));
+    for i in 0..60_000 {
+        db.put(format!("key{i:06}"), "value").unwrap();
+    }
+    db.settle().unwrap();
+    assert_eq!(steps(&db, "key000007"), BY_LOCATOR);
+    for i in 60_000..120_000 {
+        db.put(format!("key{i:06}"), "value").unwrap();
+    }
+    // While it is open, with the table that makes it too much.
+    db.settle().unwrap();
+    assert_eq!(steps(&db, "key000007"), BY_FENCES);
+    db.close().unwrap();
+    for (memory_bytes, expected) in
+        [(Some(2 << 20), &BY_FENCES[..]), (Some(8 << 20), &BY_LOCATOR), (None, &BY_LOCATOR)]
+    {
+        let db = open(memory_bytes);
+        assert_eq!(steps(&db, "key000007"), expected, "{memory_bytes:?}");
+        assert!((0..120_000).step_by(97).all(|i| db.contains_key(format!("key{i:06}")).unwrap()));
+        assert!(!db.contains_key("key000007?").unwrap());
     }
 }
 

@@ -190,6 +190,7 @@ fn install(
         let version = Arc::new(state.version.with(&removed, added));
         (State { version, ..state.clone() }, ())
     });
+    core.judge_locators();
     Ok(true)
 }
 

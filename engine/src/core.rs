@@ -110,6 +110,23 @@ impl Core {
         }));
     }
 
+    /// Decides whether gets go by locators: as long as all of them together take no more than this part of memory. Above
+    /// it, what they save of a get is less than what the data that they displace costs: `docs/io-paths.md`.
+    pub fn judge_locators(&self) {
+        const PART_OF_MEMORY: u64 = 8;
+        let Some(memory_bytes) = self.options.memory_bytes else { return };
+        let keyspaces = self.keyspaces.load();
+        let tables = |keyspace: &Arc<KeyspaceInner>| -> u64 {
+            keyspace.peek().version.tables().map(|(_, table)| table.meta().locator_bytes()).sum()
+        };
+        let bytes: u64 = keyspaces.values().map(tables).sum();
+        let fit = bytes <= memory_bytes / PART_OF_MEMORY;
+        if self.tables.uses_locators.swap(fit, Ordering::Relaxed) != fit {
+            let by = if fit { "locators" } else { "filters and fences" };
+            tracing::info!(locator_bytes = bytes, memory_bytes, "gets go by {by} from here on");
+        }
+    }
+
     /// Tables that were let go of and are still read: how many, and their bytes.
     pub fn pinned(&self) -> (usize, u64) {
         let obsolete = self.obsolete.lock();

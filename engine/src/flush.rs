@@ -93,6 +93,7 @@ pub(crate) fn flush_sealed(core: &Core, keyspace: &KeyspaceInner) -> Result<()> 
             (State { memtable: state.memtable.clone(), sealed, version }, ())
         });
         keyspace.was_flushed();
+        core.judge_locators();
         Ok(retired)
     })();
     match retired {

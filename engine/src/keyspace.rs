@@ -16,6 +16,7 @@ use crate::current::Current;
 use crate::db::Handle;
 use crate::iter::{Cursor, Iter, borrowed, owned_bounds, prefix_bounds};
 use crate::options::{Durability, KeyspaceOptions};
+use crate::read_stats::{ReadStats, Recorder};
 use crate::version::State;
 
 /// Times are quiet once no table was flushed for so long.
@@ -192,6 +193,31 @@ impl Keyspace {
         self.check()?;
         let (state, visible) = self.inner.peek_at(&self.handle.core.visible);
         Ok(state.find(key.as_ref(), visible)?.map(|hit| read(hit.value())))
+    }
+
+    /// The value of a key, as [`Keyspace::get`] gives it, and what it took to find it: the tables that were asked, by
+    /// which path, what was looked at, page faults, bytes read from the device. Takes about a microsecond more for each
+    /// table that is asked.
+    ///
+    /// ```
+    /// # fn main() -> terrace::Result<()> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let db = terrace::Db::open(directory.path())?;
+    /// db.put("pear", "green")?;
+    /// db.flush()?;
+    /// let (value, stats) = db.get_with_stats("pear")?;
+    /// assert_eq!(value.as_deref(), Some(&b"green"[..]));
+    /// assert_eq!(stats.tables[0].level, 0);
+    /// assert_eq!(stats.tables[0].blocks(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn get_with_stats(&self, key: impl AsRef<[u8]>) -> Result<(Option<Slice>, ReadStats)> {
+        self.check()?;
+        let (state, visible) = self.inner.peek_at(&self.handle.core.visible);
+        let mut recorder = Recorder::start();
+        let found = state.find_observed(key.as_ref(), visible, &mut recorder)?;
+        Ok((found.map(|hit| hit.into_slice()), recorder.finish()))
     }
 
     /// The values of many keys, in their order, all as of one moment. Faster than a get for each, since waits for

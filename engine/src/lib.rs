@@ -39,8 +39,9 @@
 //!
 //! Tables are mapped, so while a database is open nothing else may change its files: the directory is locked against
 //! other Terrace processes, and created readable by its owner only. Damage that was there before is detected by
-//! checksums on first touch. On an I/O error under a mapping the operating system sends a signal; where that is not
-//! acceptable, open with [`Options::point_reads`]`(`[`PointReads::Pread`]`)`.
+//! checksums on first touch. Where others own the directory or may write to it, and on network file systems, tables are
+//! read by `pread` instead ([`PointReads::Auto`]). On an I/O error under a mapping the operating system sends a signal;
+//! where that is not acceptable, open with [`Options::point_reads`]`(`[`PointReads::Pread`]`)`.
 
 #![deny(unsafe_code)]
 
@@ -71,6 +72,7 @@ mod memtable;
 mod metrics;
 mod options;
 mod poison;
+mod read_stats;
 mod recovery;
 mod repair;
 mod scrub;
@@ -90,6 +92,7 @@ pub use iter::{Cursor, Iter};
 pub use keyspace::Keyspace;
 pub use metrics::{KeyspaceMetrics, LevelMetrics, Metrics};
 pub use options::{Durability, KeyspaceOptions, Options};
+pub use read_stats::{ReadCost, ReadStats, TableRead};
 pub use repair::{
     Finding, Lost, ManifestState, SalvageOptions, SalvageReport, SalvagedKeyspace, Severity, VerifyOptions,
     VerifyReport, salvage, verify,
@@ -97,5 +100,5 @@ pub use repair::{
 pub use scrub::{ScrubOptions, ScrubReport};
 pub use snapshot::Snapshot;
 pub use terrace_io::{Error, FileSystem, Result};
-pub use terrace_sstable::{Compression, FilterKind, PointReads, Slice};
+pub use terrace_sstable::{Advice, Compression, FilterKind, PointReads, ReadPath, ReadStep, Slice};
 pub use throttle::{StallMetrics, StallReason};

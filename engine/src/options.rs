@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use terrace_io::{Error, FileSystem, OsFileSystem, Result};
-use terrace_sstable::{Compression, FilterKind, PointReads, TableOptions, VALUE_BYTES_MAX};
+use terrace_sstable::{Advice, Compression, FilterKind, PointReads, TableOptions, VALUE_BYTES_MAX};
 
 use crate::Db;
 use crate::flush::MEMTABLES_PER_FLUSH;
@@ -54,7 +54,9 @@ pub struct Options {
     pub(crate) max_value_bytes: Option<u64>,
     pub(crate) compaction_threads: usize,
     pub(crate) block_cache_bytes: u64,
+    pub(crate) memory_bytes: Option<u64>,
     pub(crate) point_reads: PointReads,
+    pub(crate) advice: Advice,
     pub(crate) l0_trigger: usize,
     level_base_bytes: Option<u64>,
     pub(crate) level_multiplier: u64,
@@ -78,7 +80,9 @@ impl Options {
             max_value_bytes: None,
             compaction_threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(4)),
             block_cache_bytes: 32 * MIB,
-            point_reads: PointReads::Mmap,
+            memory_bytes: None,
+            point_reads: PointReads::Auto,
+            advice: Advice::Auto,
             l0_trigger: 16,
             level_base_bytes: None,
             level_multiplier: 10,
@@ -155,9 +159,24 @@ impl Options {
         self
     }
 
-    /// How point reads reach a table (default: [`PointReads::Mmap`]).
+    /// Memory that the process may use, in bytes, page cache included (default: all that there will ever be need for).
+    /// Reserves nothing. Where locators would take more than an eighth of it from the data, gets go by filters and fences
+    /// instead: for a database many times larger than memory that means fewer reads from the disk for each get.
+    pub fn memory_bytes(mut self, bytes: u64) -> Self {
+        self.memory_bytes = Some(bytes);
+        self
+    }
+
+    /// How point reads reach a table (default: [`PointReads::Auto`]).
     pub fn point_reads(mut self, path: PointReads) -> Self {
         self.point_reads = path;
+        self
+    }
+
+    /// What the system is told about mapped tables (default: [`Advice::Auto`]). Not to be combined with
+    /// [`PointReads::Pread`], which maps none.
+    pub fn advice(mut self, advice: Advice) -> Self {
+        self.advice = advice;
         self
     }
 
@@ -249,6 +268,12 @@ impl Options {
             if interval.is_some_and(|interval| interval.is_zero()) {
                 return Err(Error::invalid(format!("{what} must be more than 0; None turns it off")));
             }
+        }
+        if self.point_reads == PointReads::Pread && self.advice != Advice::Auto {
+            return Err(Error::invalid(format!(
+                "point_reads is Pread and advice is {:?}: nothing is mapped that advice could be given about",
+                self.advice
+            )));
         }
         if self.segment_bytes_max > 1 << 31 {
             return Err(Error::invalid("segment_bytes_max must be at most 2 GiB"));

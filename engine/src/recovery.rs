@@ -79,6 +79,7 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<Arc<Core>> {
     })?;
     core.lock = Mutex::new(lock);
 
+    core.judge_locators();
     let core = Arc::new(core);
     core.work_changed();
     let mut threads = Vec::new();
@@ -191,6 +192,7 @@ fn build_core(
     let mut tables = TableContext::new(fs.clone(), dir);
     tables.reclaim = Some(Arc::new(service.clone()));
     tables.point_reads = options.point_reads;
+    tables.advice = options.advice;
     if options.block_cache_bytes > 0 {
         tables.cache = Some(Arc::new(BlockCache::new(options.block_cache_bytes)));
     }

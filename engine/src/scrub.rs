@@ -322,6 +322,10 @@ impl File for PacedFile {
     /// The page cache is not used, and what readers have in it stays.
     fn advise(&self, _advice: Advice, _offset: u64, _len: u64) {}
 
+    fn is_shared(&self) -> Result<bool> {
+        self.inner.is_shared()
+    }
+
     fn map(&self, len: usize) -> Result<Region> {
         self.inner.map(len)
     }

@@ -13,6 +13,7 @@ use terrace_io::Result;
 use terrace_sstable::{Found, Kind, Slice, Table, TableMeta};
 
 use crate::memtable::{Memtable, Stored};
+use crate::read_stats::ReadObserver;
 use crate::tree::head_of;
 
 /// How many keys are looked up at once. What is fetched for them, some six cache lines each, stays in the processor's
@@ -34,6 +35,7 @@ pub(crate) struct Version {
 /// The tables of a level below level 0, and where each begins and ends: found without a look at the tables, as a rule.
 #[derive(Debug, Clone)]
 struct Run {
+    level: usize,
     tables: Arc<[Arc<Table>]>,
     /// What all their largest keys have in common at the start.
     shared: Box<[u8]>,
@@ -45,7 +47,7 @@ struct Run {
 
 impl Run {
     /// `None` if there is no table.
-    fn new(tables: &Arc<[Arc<Table>]>) -> Option<Run> {
+    fn new(level: usize, tables: &Arc<[Arc<Table>]>) -> Option<Run> {
         let first = &*tables.first()?.meta().largest_key;
         let last = &*tables.last()?.meta().largest_key;
         // They ascend: what the first and the last share, all share.
@@ -56,7 +58,7 @@ impl Run {
             table.meta().smallest_key.strip_prefix(&*shared).map_or(0, |rest| head_of(rest, 0))
         };
         let starts = tables.iter().map(start).collect();
-        Some(Run { tables: tables.clone(), shared, ends, starts })
+        Some(Run { level, tables: tables.clone(), shared, ends, starts })
     }
 
     /// The only table that may have a key: whose smallest and largest key it lies between.
@@ -98,7 +100,7 @@ impl Version {
     }
 
     fn new(levels: [Arc<[Arc<Table>]>; LEVELS]) -> Self {
-        let runs = levels[1..].iter().filter_map(Run::new).collect();
+        let runs = (1..LEVELS).filter_map(|level| Run::new(level, &levels[level])).collect();
         Version { levels, runs }
     }
 
@@ -158,18 +160,27 @@ impl Version {
 
     /// The newest version of a key that is not newer than `snapshot`, with the table that holds it.
     #[inline]
-    fn find<'v>(&'v self, key: &[u8], snapshot: u64) -> Result<Option<Hit<'v>>> {
+    fn find<'v>(
+        &'v self,
+        key: &[u8],
+        snapshot: u64,
+        observer: &mut impl ReadObserver,
+    ) -> Result<Option<Hit<'v>>> {
         let hit = |found: Found<'v>, table| (found.kind() == Kind::Put).then_some(Hit::Table(found, table));
         for table in &*self.levels[0] {
-            if let Some(found) = table.get(key, snapshot)? {
-                return Ok(hit(found, table));
+            if table.spans(key) {
+                observer.table(0, table);
+                if let Some(found) = table.get_within(key, snapshot, observer)? {
+                    return Ok(hit(found, table));
+                }
             }
         }
         for run in &self.runs {
-            if let Some(table) = run.table_for(key)
-                && let Some(found) = table.get_within(key, snapshot)?
-            {
-                return Ok(hit(found, table));
+            if let Some(table) = run.table_for(key) {
+                observer.table(run.level, table);
+                if let Some(found) = table.get_within(key, snapshot, observer)? {
+                    return Ok(hit(found, table));
+                }
             }
         }
         Ok(None)
@@ -237,9 +248,20 @@ impl State {
 
     /// Looks a key up: its newest version that is not newer than `snapshot`, unless that is a delete.
     pub fn find(&self, key: &[u8], snapshot: u64) -> Result<Option<Hit<'_>>> {
+        self.find_observed(key, snapshot, &mut ())
+    }
+
+    /// The same, and tells an observer what it does.
+    #[inline(always)]
+    pub fn find_observed(
+        &self,
+        key: &[u8],
+        snapshot: u64,
+        observer: &mut impl ReadObserver,
+    ) -> Result<Option<Hit<'_>>> {
         match self.find_in_memory(key, snapshot) {
             Some(stored) => Ok(Hit::of_stored(stored)),
-            None => self.version.find(key, snapshot),
+            None => self.version.find(key, snapshot, observer),
         }
     }
 
@@ -260,7 +282,7 @@ impl State {
             for (key, stored) in group.iter().zip(in_memory.drain(..)) {
                 let hit = match stored {
                     Some(stored) => Hit::of_stored(stored),
-                    None => self.version.find(key.as_ref(), snapshot)?,
+                    None => self.version.find(key.as_ref(), snapshot, &mut ())?,
                 };
                 values.push(hit.map(Hit::into_slice));
             }
@@ -343,7 +365,7 @@ mod tests {
             let bounds: Vec<Vec<u8>> = bounds.into_iter().collect();
             let tables: Arc<[Arc<Table>]> =
                 bounds.chunks(2).zip(0..).map(|(ends, number)| table(number, &ends[0], &ends[ends.len() - 1])).collect();
-            let run = Run::new(&tables).unwrap();
+            let run = Run::new(1, &tables).unwrap();
             for key in keys.iter().chain(&bounds) {
                 let spans = |table: &&Arc<Table>| {
                     *table.meta().smallest_key <= **key && **key <= *table.meta().largest_key

@@ -291,6 +291,10 @@ impl File for FaultFile {
         self.inner.advise(advice, offset, len);
     }
 
+    fn is_shared(&self) -> Result<bool> {
+        self.around(Operation::Metadata, || self.inner.is_shared())
+    }
+
     fn map(&self, len: usize) -> Result<Region> {
         self.around(Operation::Map, || self.inner.map(len))
     }

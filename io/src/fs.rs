@@ -20,11 +20,13 @@ pub enum OpenMode {
     CreateNew,
 }
 
-/// What a file system stands on: network file systems get no mappings.
+/// What a directory stands on: where it is not [`Medium::Local`], a mapping may fault for reasons that are not ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Medium {
     /// A local disk, or memory.
     Local,
+    /// A local disk, but in a directory that other users own or may write to: they could cut a mapped file short.
+    Shared,
     /// NFS, SMB and the like: a mapping could fault on a server's failure.
     Network,
 }
@@ -117,6 +119,9 @@ pub trait File: Debug + Send + Sync + 'static {
 
     /// Tells the page cache how a range will be used (`posix_fadvise`). A hint.
     fn advise(&self, advice: Advice, offset: u64, len: u64);
+
+    /// Whether other users own the file or may write to it: then a mapping of it is not safe from them.
+    fn is_shared(&self) -> Result<bool>;
 
     /// Maps the first `len` bytes, which must lie within the file, for reading.
     ///

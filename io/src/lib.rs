@@ -7,7 +7,7 @@
 //! [`SequentialWriter`] for tables being written (large aligned chunks), and [`LogFile`] for logs (`pwrite` into
 //! preallocated space, `fdatasync`).
 //!
-//! The `unsafe` code of this crate is all in `region.rs`, `os.rs` and `processor.rs`.
+//! The `unsafe` code of this crate is all in `region.rs`, `os.rs`, `processor.rs` and `usage.rs`.
 
 #![deny(unsafe_code)]
 
@@ -24,8 +24,10 @@ mod processor;
 #[cfg(test)]
 mod recorder;
 mod region;
+mod residency;
 mod scan_reader;
 mod sequential_writer;
+mod usage;
 
 pub use checksum::Checksum;
 pub use error::{Error, Operation, Result};
@@ -43,8 +45,10 @@ pub use os::OsFileSystem;
 pub use planted::Bug;
 pub use processor::{equal_words, prefetch};
 pub use region::Region;
+pub use residency::Residency;
 pub use scan_reader::ScanReader;
 pub use sequential_writer::SequentialWriter;
+pub use usage::ThreadUsage;
 
 /// Bytes in a page: the unit of mapping, of table alignment and of checksummed metadata.
 pub const PAGE_BYTES: usize = 4096;

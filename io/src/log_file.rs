@@ -15,11 +15,8 @@ use parking_lot::Mutex;
 
 use crate::{Error, File, FileSystem, OpenMode, Result, write_all_at};
 
-/// How much is written at once while space is prepared.
-const FILL_BYTES: usize = 64 * 1024;
-
 /// What space is filled with.
-static ZEROS: [u8; FILL_BYTES] = [0; FILL_BYTES];
+static ZEROS: [u8; LogFile::FILL_BYTES] = [0; LogFile::FILL_BYTES];
 
 /// A file of fixed length that is written in place.
 ///
@@ -44,6 +41,9 @@ pub struct LogFile {
 }
 
 impl LogFile {
+    /// How much is written at once while space is prepared.
+    pub const FILL_BYTES: usize = 64 * 1024;
+
     /// A new file of `len` bytes, filled with zeros by writing them, and synced. Its directory is the caller's to
     /// sync. If that fails, the file is removed again as far as possible.
     pub fn create(fs: &dyn FileSystem, path: &Path, len: u64) -> Result<LogFile> {
@@ -137,7 +137,7 @@ impl LogFile {
 
 /// Fills `from..to`, in pieces that end on multiples of their size.
 fn write_zeros(file: &dyn File, from: u64, to: u64) -> Result<()> {
-    let piece_bytes = FILL_BYTES as u64;
+    let piece_bytes = LogFile::FILL_BYTES as u64;
     let mut offset = from;
     while offset < to {
         let end = (offset / piece_bytes + 1).saturating_mul(piece_bytes).min(to);

@@ -243,7 +243,7 @@ fn medium(path: &Path) -> rustix::io::Result<Medium> {
         | 0x0102_1997 // 9P
         | 0x00C3_6400 // Ceph
         => Medium::Network,
-        _ => Medium::Local,
+        _ => local_medium(path)?,
     })
 }
 
@@ -251,7 +251,24 @@ fn medium(path: &Path) -> rustix::io::Result<Medium> {
 #[cfg(not(target_os = "linux"))]
 fn medium(path: &Path) -> rustix::io::Result<Medium> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    retry_on_intr(|| rustix::fs::stat(path)).map(|_| Medium::Local)
+    local_medium(path)
+}
+
+/// [`Medium::Local`], or [`Medium::Shared`].
+fn local_medium(path: &Path) -> rustix::io::Result<Medium> {
+    let metadata = fs::metadata(path).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    Ok(if is_shared(&metadata) { Medium::Shared } else { Medium::Local })
+}
+
+/// Whether somebody else than this user and root may write: the owner, a group that is not this user's own, or everybody.
+fn is_shared(metadata: &fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    const GROUP_WRITES: u32 = 0o020;
+    const ALL_WRITE: u32 = 0o002;
+    let (owner, group, mode) = (metadata.uid(), metadata.gid(), metadata.mode());
+    let is_ours = owner == 0 || owner == rustix::process::geteuid().as_raw();
+    let is_own_group = group == 0 || group == rustix::process::getegid().as_raw();
+    !is_ours || mode & ALL_WRITE != 0 || (mode & GROUP_WRITES != 0 && !is_own_group)
 }
 
 /// Closing the descriptor gives up the lock.
@@ -317,6 +334,10 @@ impl File for OsFile {
 
     fn advise(&self, advice: Advice, offset: u64, len: u64) {
         advise(&self.file, advice, offset, len);
+    }
+
+    fn is_shared(&self) -> Result<bool> {
+        Ok(is_shared(&self.file.metadata().map_err(self.failed(Operation::Metadata))?))
     }
 
     fn map(&self, len: usize) -> Result<Region> {

@@ -120,6 +120,10 @@ impl File for RecordedFile {
         self.record(Call::Advise(advice, offset, len));
     }
 
+    fn is_shared(&self) -> Result<bool> {
+        self.inner.is_shared()
+    }
+
     fn map(&self, len: usize) -> Result<Region> {
         self.inner.map(len)
     }

@@ -20,7 +20,7 @@ use std::ptr::NonNull;
 
 use memmap2::{Mmap, MmapOptions};
 
-use crate::Advice;
+use crate::{Advice, Residency};
 
 /// Read-only bytes of a file, mapped or on the heap.
 ///
@@ -95,11 +95,11 @@ impl Region {
         let _ = mapping.advise_range(checked, start, len);
     }
 
-    /// How many of the bytes are in memory now (`mincore`), in whole pages. `None` on the heap, and where the
-    /// operating system does not say.
-    pub fn resident_bytes(&self) -> Option<u64> {
+    /// Which of its pages are in memory now (`mincore`). `None` on the heap, and where the operating system does not
+    /// say.
+    pub fn residency(&self) -> Option<Residency> {
         match &self.backing {
-            Backing::Mapped(mapping) => resident_bytes(mapping),
+            Backing::Mapped(mapping) => residency(mapping),
             Backing::Heap { .. } => None,
         }
     }
@@ -113,13 +113,13 @@ fn clamped(range: Range<usize>, len: usize) -> Option<(usize, usize)> {
 
 /// Asks in pieces, so that a large mapping does not need a large answer.
 #[cfg(target_os = "linux")]
-fn resident_bytes(mapping: &Mmap) -> Option<u64> {
+fn residency(mapping: &Mmap) -> Option<Residency> {
     const PIECE_PAGES: usize = 16 * 1024;
     // SAFETY: `sysconf` has no preconditions.
     let page_bytes = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+    let mut residency = Residency::none_of(mapping.len(), page_bytes);
     let mut answer = vec![0u8; PIECE_PAGES.min(mapping.len().div_ceil(page_bytes))];
-    let mut resident = 0u64;
-    for piece in mapping.chunks(PIECE_PAGES * page_bytes) {
+    for (number, piece) in mapping.chunks(PIECE_PAGES * page_bytes).enumerate() {
         let start = piece.as_ptr().cast_mut().cast();
         // SAFETY: `start..start + len` lies in the mapping and `start` on a page boundary, since mappings start on
         // one; `answer` has a byte for each of its pages. The memory itself is not touched.
@@ -127,15 +127,17 @@ fn resident_bytes(mapping: &Mmap) -> Option<u64> {
         if refused {
             return None;
         }
-        let pages = answer.iter().zip(piece.chunks(page_bytes));
-        resident +=
-            pages.filter(|(flags, _)| **flags & 1 != 0).map(|(_, page)| page.len() as u64).sum::<u64>();
+        for (page, flags) in answer.iter().take(piece.len().div_ceil(page_bytes)).enumerate() {
+            if flags & 1 != 0 {
+                residency.insert(number * PIECE_PAGES + page);
+            }
+        }
     }
-    Some(resident)
+    Some(residency)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn resident_bytes(_mapping: &Mmap) -> Option<u64> {
+fn residency(_mapping: &Mmap) -> Option<Residency> {
     None
 }
 
@@ -212,8 +214,9 @@ mod tests {
     fn touched_pages_are_resident() {
         let region = mapped(&vec![7; 10_000]);
         assert_eq!(region.iter().map(|byte| u64::from(*byte)).sum::<u64>(), 70_000);
-        assert_eq!(region.resident_bytes(), Some(10_000));
-        assert_eq!(Region::from_vec(vec![7; 10_000]).resident_bytes(), None);
+        let residency = region.residency().unwrap();
+        assert_eq!((residency.resident_bytes(), residency.has(&(0..10_000))), (10_000, true));
+        assert_eq!(Region::from_vec(vec![7; 10_000]).residency(), None);
     }
 
     #[test]

@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use crate::{Error, File, FileSystem, OpenMode, Result, write_all_at};
 
-/// How much is written at once, and what the writes are aligned to.
-const CHUNK_BYTES: usize = 2 * 1024 * 1024;
+const CHUNK_BYTES: usize = SequentialWriter::CHUNK_BYTES;
 
 /// The writer of a new file.
 ///
@@ -43,6 +42,10 @@ pub struct SequentialWriter {
 }
 
 impl SequentialWriter {
+    /// How much is written at once, and what the writes are aligned to: a large page, since the page cache keeps a file
+    /// in pieces as it was written.
+    pub const CHUNK_BYTES: usize = 2 * 1024 * 1024;
+
     /// Creates the file, which must not exist yet.
     pub fn create(fs: &dyn FileSystem, path: &Path) -> Result<Self> {
         let file = fs.open(path, OpenMode::CreateNew)?;

@@ -425,6 +425,7 @@ fn everything_local_is_local(fs: &dyn FileSystem, directory: &Path) {
     assert!(medium == Medium::Local || medium == Medium::Network);
     create(fs, &directory.join("a"), b"");
     assert_eq!(fs.medium(&directory.join("a")).unwrap(), medium);
+    assert!(!fs.open(&directory.join("a"), OpenMode::Read).unwrap().is_shared().unwrap());
 }
 
 fn threads_write_their_own_places(fs: &dyn FileSystem, directory: &Path) {

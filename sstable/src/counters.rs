@@ -3,7 +3,7 @@
 //! that is its own, as long as there are enough, and nobody else writes there.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// Stripes that belong to one thread each: one for every bit of [`OWNED`].
 const STRIPES_OWNED: usize = 64;
@@ -35,11 +35,16 @@ struct Stripe {
 pub struct TableCounters {
     /// Those that belong to one thread each, then those that are shared.
     stripes: [Stripe; STRIPES_OWNED + STRIPES_SHARED],
+    /// Whether it was told that a table could not be mapped.
+    fallback_told: AtomicBool,
 }
 
 impl Default for TableCounters {
     fn default() -> Self {
-        TableCounters { stripes: std::array::from_fn(|_| Stripe::default()) }
+        TableCounters {
+            stripes: std::array::from_fn(|_| Stripe::default()),
+            fallback_told: AtomicBool::new(false),
+        }
     }
 }
 
@@ -113,6 +118,11 @@ impl TableCounters {
     /// All zero.
     pub fn new() -> TableCounters {
         TableCounters::default()
+    }
+
+    /// Whether this is the first table that is read by `pread` though it should have been mapped.
+    pub(crate) fn is_first_fallback(&self) -> bool {
+        !self.fallback_told.swap(true, Ordering::Relaxed)
     }
 
     /// The sums so far.

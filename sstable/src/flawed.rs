@@ -141,6 +141,9 @@ impl File for FlawedFile {
     fn advise(&self, advice: Advice, offset: u64, len: u64) {
         self.inner.advise(advice, offset, len);
     }
+    fn is_shared(&self) -> Result<bool> {
+        self.inner.is_shared()
+    }
     fn map(&self, len: usize) -> Result<Region> {
         let mut bytes = self.inner.map(len)?.to_vec();
         self.spoil(&mut bytes, 0);

@@ -59,6 +59,7 @@ mod locator_check;
 mod merge;
 mod meta;
 mod metadata;
+mod observe;
 mod options;
 mod properties;
 mod reread;
@@ -78,7 +79,7 @@ mod flawed;
 mod testing;
 
 pub use cache::BlockCache;
-pub use context::{PointReads, Reclaim, TableContext, TableRemains};
+pub use context::{Advice, PointReads, ReadPath, Reclaim, TableContext, TableRemains};
 pub use counters::{CounterTotals, TableCounters};
 pub use cursor::{Cursor, ScanMode};
 pub use footer::{Footer, MetadataBlock};
@@ -87,6 +88,7 @@ pub use key::{KEY_BYTES_MAX, Kind, SEQUENCE_MAX, VALUE_BYTES_MAX, compare_intern
 pub use locator::LocatorHeader;
 pub use merge::MergeCursor;
 pub use meta::{TableMeta, parse_table_file_name, table_file_name, table_tmp_file_name};
+pub use observe::{Observer, ReadStep};
 pub use options::{Compression, FilterKind, TableOptions};
 pub use properties::{Cause, Properties};
 pub use run_cursor::RunCursor;

@@ -4,6 +4,8 @@
 //! is not there waits for a bucket only, as a rule. The locator is read where it lies in the file. Frozen:
 //! `docs/format.md` §2.7.
 
+use std::ops::Range;
+
 use terrace_io::{Result, equal_words};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -30,6 +32,11 @@ const OVERFLOW: u32 = 1 << 31;
 #[inline]
 pub(crate) fn hash(key: &[u8], table_id: u64) -> u64 {
     xxh3_64_with_seed(key, table_id)
+}
+
+/// How many bytes a locator for so many keys takes.
+pub(crate) fn bytes_for(keys: u64) -> u64 {
+    keys / BUCKET_KEYS * LINE_BYTES as u64
 }
 
 /// How many bits a number needs; 0 needs none.
@@ -280,6 +287,12 @@ impl Locator {
     #[inline]
     pub(crate) fn prefetch(&self, metadata: &Metadata, hash: u64) {
         metadata.prefetch(self.bucket_at(self.header.home(hash)));
+    }
+
+    /// Where in the metadata region the bucket is where a lookup begins.
+    pub(crate) fn home_bytes(&self, hash: u64) -> Range<usize> {
+        let at = self.bucket_at(self.header.home(hash));
+        at..at + LINE_BYTES
     }
 
     /// The bucket where a lookup begins.

@@ -1,5 +1,7 @@
 //! What the manifest keeps about a table, and how table files are named.
 
+use crate::locator;
+
 /// A table as the manifest knows it: enough to decide whether to open it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableMeta {
@@ -21,6 +23,13 @@ pub struct TableMeta {
     pub smallest_key: Box<[u8]>,
     /// Its last key.
     pub largest_key: Box<[u8]>,
+}
+
+impl TableMeta {
+    /// About how many bytes the table's locator takes, if it has one.
+    pub fn locator_bytes(&self) -> u64 {
+        locator::bytes_for(self.entries)
+    }
 }
 
 /// The name of the file of table `number`: `000012.sst`.

@@ -124,6 +124,11 @@ impl Metadata {
         self.file_offset + at as u64
     }
 
+    /// Where in the file a range of the metadata region is.
+    pub(crate) fn place_of(&self, range: Range<usize>) -> Range<u64> {
+        self.file_offset(range.start)..self.file_offset(range.end)
+    }
+
     /// The bytes of a range, checked.
     #[inline]
     pub(crate) fn bytes(&self, range: Range<usize>) -> Result<&[u8]> {

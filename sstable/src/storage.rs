@@ -4,7 +4,7 @@
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Once, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use terrace_io::{
     Advice, Checksum, Error, File, Medium, OpenMode, PAGE_BYTES, Region, Result, read_exact_at,
@@ -12,7 +12,7 @@ use terrace_io::{
 };
 
 use crate::block::{self, BlockHead, EntryHead, Wrong};
-use crate::context::{PointReads, TableContext};
+use crate::context::{PointReads, ReadPath, TableContext};
 use crate::fences::Fences;
 use crate::filter::{self, Filter};
 use crate::footer::{FOOTER_BYTES, Footer, KIND_FENCES, KIND_LOCATOR, KIND_PROPERTIES, MetadataBlock};
@@ -230,6 +230,35 @@ impl Storage {
     /// Whether the region holds the data blocks.
     pub(crate) fn is_whole(&self) -> bool {
         self.file.is_none()
+    }
+
+    /// How point reads reach the data blocks.
+    pub(crate) fn read_path(&self) -> ReadPath {
+        match &self.file {
+            Some(_) => ReadPath::Pread,
+            None if self.metadata.region().is_mapped() => ReadPath::Mapping,
+            None => ReadPath::Heap,
+        }
+    }
+
+    /// Where a data block is in the file; nowhere, if it cannot be told.
+    pub(crate) fn place_of_block(&self, index: usize) -> Range<u64> {
+        if index < self.fences.len() { self.extent(index).unwrap_or(0..0) } else { 0..0 }
+    }
+
+    /// Where the filter is in the file.
+    pub(crate) fn filter_place(&self) -> Range<u64> {
+        self.place_of(filter::place(&self.directory))
+    }
+
+    /// Where the fences are in the file.
+    pub(crate) fn fences_place(&self) -> Range<u64> {
+        self.place_of(self.directory.iter().find(|block| block.kind == KIND_FENCES))
+    }
+
+    fn place_of(&self, block: Option<&MetadataBlock>) -> Range<u64> {
+        let offset = self.footer.meta_offset();
+        block.map_or(0..0, |block| offset + block.offset..offset + block.offset + block.len)
     }
 
     /// Gives back what holds the file's bytes.
@@ -522,27 +551,33 @@ fn whole_region(context: &TableContext, path: &Path, file: &dyn File, len: u64) 
     if len <= context.heap_table_bytes {
         return Ok(Some(Region::from_vec(read(file, 0, len, false)?)));
     }
-    let Ok(mapped_len) = usize::try_from(len) else { return Ok(None) };
-    if context.point_reads != PointReads::Mmap {
-        return Ok(None);
-    }
-    // Thousands of tables may have the same trouble: it is told once.
-    static TOLD: Once = Once::new();
-    if context.fs.medium(path.parent().unwrap_or(path))? == Medium::Network {
-        TOLD.call_once(|| {
-            tracing::warn!(path = %path.display(), "tables on a network file system are read by pread, not mapped");
-        });
-        return Ok(None);
-    }
-    match file.map(mapped_len) {
+    let unsafe_because = match context.point_reads {
+        PointReads::Pread => return Ok(None),
+        PointReads::Mmap => None,
+        PointReads::Auto => match context.fs.medium(path.parent().unwrap_or(path))? {
+            Medium::Network => Some("they are on a network file system".to_owned()),
+            Medium::Shared => Some("other users own the directory or may write to it".to_owned()),
+            Medium::Local if file.is_shared()? => {
+                Some("other users own the file or may write to it".to_owned())
+            }
+            Medium::Local => None,
+        },
+    };
+    let mapped = match (unsafe_because, usize::try_from(len)) {
+        (Some(why), _) => Err(why),
+        (None, Err(_)) => Err("they are larger than the address space".to_owned()),
+        (None, Ok(len)) => file.map(len).map_err(|error| error.to_string()),
+    };
+    match mapped {
         Ok(region) => {
-            region.advise(Advice::Random, 0..mapped_len);
+            region.advise(context.advice.of_data(), 0..region.len());
             Ok(Some(region))
         }
-        Err(error) => {
-            TOLD.call_once(|| {
-                tracing::warn!(path = %path.display(), %error, "tables that cannot be mapped are read by pread");
-            });
+        Err(why) => {
+            // Thousands of tables may have the same trouble: it is told once.
+            if context.counters.is_first_fallback() {
+                tracing::warn!(path = %path.display(), "tables are read by pread, not mapped: {why}");
+            }
             Ok(None)
         }
     }

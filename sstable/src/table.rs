@@ -11,15 +11,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use terrace_io::{Error, PAGE_BYTES, Result};
+use terrace_io::{Error, PAGE_BYTES, Residency, Result};
 
 use crate::block::{BlockHead, EntryHead};
 use crate::context::{TableContext, TableRemains};
 use crate::key::compare_keys;
 use crate::locator::{self, Locator, Lookup};
 use crate::meta::{parse_table_file_name, table_file_name};
+use crate::observe::{Observer, ReadStep};
 use crate::storage::{Block, Storage};
-use crate::{Compression, Kind, LocatorHeader, Properties, ScanMode, Slice, TableCursor, TableMeta};
+use crate::{
+    Compression, Kind, LocatorHeader, Properties, ReadPath, ScanMode, Slice, TableCursor, TableMeta,
+};
 
 /// How long an answer about what is in memory is believed.
 const RESIDENCY_BELIEVED: Duration = Duration::from_secs(1);
@@ -32,9 +35,17 @@ pub struct Table {
     storage: OnceLock<Storage>,
     /// Held while the file is opened, so that it is opened once.
     opening: Mutex<()>,
-    obsolete: AtomicBool,
+    /// There until it is dropped.
+    life: Option<Arc<Life>>,
     /// When it was last asked whether the file is in memory, and the answer.
     residency: Mutex<Option<(Instant, bool)>>,
+}
+
+/// The life of a file, shared by all tables over it.
+#[derive(Debug, Default)]
+struct Life {
+    /// Whether it ends with the last of them.
+    obsolete: AtomicBool,
 }
 
 impl Table {
@@ -42,7 +53,13 @@ impl Table {
     /// is if that fails; the next use tries again.
     pub fn new(context: Arc<TableContext>, meta: TableMeta) -> Arc<Table> {
         let path = context.dir.join(table_file_name(meta.number));
-        Table::at(context, meta, path.into())
+        Table::at(context, meta, path.into(), Arc::default())
+    }
+
+    /// The same file, read by the rules of another context: a table of its own, that is opened anew at its first use. If
+    /// the file is obsolete it goes with the last of both.
+    pub fn with_context(&self, context: Arc<TableContext>) -> Arc<Table> {
+        Table::at(context, self.meta.clone(), self.path.clone(), self.life().clone())
     }
 
     /// Opens a table file without a database around it: what the manifest would say comes from the file itself.
@@ -63,20 +80,20 @@ impl Table {
             smallest_key: properties.smallest_key.clone(),
             largest_key: properties.largest_key.clone(),
         };
-        let table = Table::at(context, meta, path);
+        let table = Table::at(context, meta, path, Arc::default());
         let set = table.storage.set(storage);
         debug_assert!(set.is_ok(), "nobody else has seen the new table");
         Ok(table)
     }
 
-    fn at(context: Arc<TableContext>, meta: TableMeta, path: Arc<Path>) -> Arc<Table> {
+    fn at(context: Arc<TableContext>, meta: TableMeta, path: Arc<Path>, life: Arc<Life>) -> Arc<Table> {
         Arc::new(Table {
             context,
             meta,
             path,
             storage: OnceLock::new(),
             opening: Mutex::new(()),
-            obsolete: AtomicBool::new(false),
+            life: Some(life),
             residency: Mutex::new(None),
         })
     }
@@ -110,41 +127,56 @@ impl Table {
     /// table has none.
     #[inline]
     pub fn get<'t>(&'t self, key: &[u8], snapshot: u64) -> Result<Option<Found<'t>>> {
-        if self.spans(key) { self.get_within(key, snapshot) } else { Ok(None) }
+        if self.spans(key) { self.get_within(key, snapshot, &mut ()) } else { Ok(None) }
     }
 
-    /// [`Table::get`] for a key that is known to lie between the table's smallest and its largest key: these are not looked
-    /// at.
-    pub fn get_within<'t>(&'t self, key: &[u8], snapshot: u64) -> Result<Option<Found<'t>>> {
+    /// [`Table::get`] for a key that the table [spans](Table::spans), with an observer of its steps.
+    pub fn get_within<'t>(
+        &'t self,
+        key: &[u8],
+        snapshot: u64,
+        observer: &mut impl Observer,
+    ) -> Result<Option<Found<'t>>> {
         if snapshot < self.meta.smallest_sequence {
             return Ok(None);
         }
         let storage = self.storage()?;
-        if let Some(locator) = storage.locator()? {
-            let lookup = locator.lookup(&storage.metadata, locator::hash(key, storage.footer.table_id))?;
+        let (metadata, table_id) = (&storage.metadata, storage.footer.table_id);
+        if self.uses_locator()
+            && let Some(locator) = storage.locator()?
+        {
+            let hash = locator::hash(key, table_id);
+            observer.before(ReadStep::Locator, || metadata.place_of(locator.home_bytes(hash)));
+            let lookup = locator.lookup(metadata, hash)?;
             if lookup.is_over() {
                 self.context.counters.locator_negative();
                 return Ok(None);
             }
-            return self.find_located(storage, lookup, key, snapshot);
+            return self.find_located(storage, lookup, key, snapshot, observer);
         }
         let filter = storage.filter()?;
-        if let Some(filter) = filter
-            && !filter.may_contain(&storage.metadata, storage.footer.table_id, key)?
-        {
-            self.context.counters.filter_negative();
-            return Ok(None);
+        if let Some(filter) = filter {
+            observer.before(ReadStep::Filter, || storage.filter_place());
+            if !filter.may_contain(metadata, table_id, key)? {
+                self.context.counters.filter_negative();
+                return Ok(None);
+            }
         }
-        let found = self.find(storage, key, snapshot)?;
+        let found = self.find(storage, key, snapshot, observer)?;
         if filter.is_some() {
             self.context.counters.filter_positive(found.is_some());
         }
         Ok(found)
     }
 
+    #[inline]
+    fn uses_locator(&self) -> bool {
+        self.context.uses_locators.load(Ordering::Relaxed)
+    }
+
     /// Whether `key` is neither before the first key of the table nor behind the last.
     #[inline]
-    fn spans(&self, key: &[u8]) -> bool {
+    pub fn spans(&self, key: &[u8]) -> bool {
         compare_keys(key, &self.meta.smallest_key).is_ge()
             && compare_keys(key, &self.meta.largest_key).is_le()
     }
@@ -172,7 +204,7 @@ impl Table {
     /// The locator, if the table may have `key`, and has a locator that was used before.
     #[inline]
     fn locator_for(&self, key: &[u8]) -> Option<(&Storage, &Locator)> {
-        let storage = self.storage.get().filter(|_| self.spans(key))?;
+        let storage = self.storage.get().filter(|_| self.uses_locator() && self.spans(key))?;
         Some((storage, storage.known_locator()?))
     }
 
@@ -183,10 +215,12 @@ impl Table {
         mut lookup: Lookup<'t>,
         key: &[u8],
         snapshot: u64,
+        observer: &mut impl Observer,
     ) -> Result<Option<Found<'t>>> {
         let counters = &self.context.counters;
         let mut is_mistaken = false;
         while let Some(location) = lookup.next()? {
+            observer.before(ReadStep::Block, || storage.place_of_block(location.block));
             let located = storage.located_entry(&self.context, &lookup, location)?;
             if located.has_key(key) {
                 if located.entry.sequence <= snapshot {
@@ -194,7 +228,7 @@ impl Table {
                     return Ok(Some(Found::new(located.block, located.entry)));
                 }
                 // The newest version is too new: the others stand behind it, perhaps blocks away.
-                let found = self.find(storage, key, snapshot)?;
+                let found = self.find(storage, key, snapshot, observer)?;
                 counters.locator_positive(found.is_some());
                 return Ok(found);
             }
@@ -209,11 +243,19 @@ impl Table {
     }
 
     /// By the fences.
-    fn find<'t>(&'t self, storage: &'t Storage, key: &[u8], snapshot: u64) -> Result<Option<Found<'t>>> {
+    fn find<'t>(
+        &'t self,
+        storage: &'t Storage,
+        key: &[u8],
+        snapshot: u64,
+        observer: &mut impl Observer,
+    ) -> Result<Option<Found<'t>>> {
+        observer.before(ReadStep::Fences, || storage.fences_place());
         let mut index = storage
             .fences
             .locate(&storage.metadata, key, snapshot, |index| storage.first_sequence(&self.context, index))?;
         loop {
+            observer.before(ReadStep::Block, || storage.place_of_block(index));
             let block = storage.block(&self.context, index, true)?;
             let sought = BlockHead::read(&block).and_then(|head| head.seek(&block, key, snapshot));
             match sought.map_err(|what| storage.damaged_block(index, what))?.entry {
@@ -236,7 +278,11 @@ impl Table {
 
     /// Says that the file is not needed any more: when the last reference goes, its [`TableRemains`] say so.
     pub fn mark_obsolete(&self) {
-        self.obsolete.store(true, Ordering::Release);
+        self.life().obsolete.store(true, Ordering::Release);
+    }
+
+    fn life(&self) -> &Arc<Life> {
+        self.life.as_ref().expect("it is taken when the table is dropped")
     }
 
     /// About where in the file `key` stands or would stand, in bytes from the start: the start of its block, or its end if
@@ -281,10 +327,15 @@ impl Table {
         Ok(keys)
     }
 
-    /// How many bytes of the file's mapping are in memory. `None` if it is not open, not mapped, or the operating
-    /// system does not say.
-    pub fn resident_bytes(&self) -> Option<u64> {
-        self.storage.get()?.metadata.region().resident_bytes()
+    /// How point reads reach its data blocks. `None` before its first use.
+    pub fn read_path(&self) -> Option<ReadPath> {
+        self.storage.get().map(Storage::read_path)
+    }
+
+    /// Which pages of the file's mapping are in memory. `None` if it is not open, not mapped, or the operating system
+    /// does not say.
+    pub fn residency(&self) -> Option<Residency> {
+        self.storage.get()?.metadata.region().residency()
     }
 
     /// How many bytes of the file are mapped.
@@ -306,7 +357,9 @@ impl Table {
         match *residency {
             Some((asked, answer)) if asked.elapsed() < RESIDENCY_BELIEVED => answer,
             _ => {
-                let answer = self.resident_bytes().is_some_and(|bytes| bytes >= self.meta.file_len / 8 * 7);
+                let answer = self
+                    .residency()
+                    .is_some_and(|pages| pages.resident_bytes() >= self.meta.file_len / 8 * 7);
                 *residency = Some((Instant::now(), answer));
                 answer
             }
@@ -355,10 +408,11 @@ impl Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
+        let ended = self.life.take().and_then(Arc::into_inner);
         if let Some(reclaim) = &self.context.reclaim {
             reclaim.reclaim(TableRemains {
                 path: self.path.to_path_buf(),
-                obsolete: *self.obsolete.get_mut(),
+                obsolete: ended.is_some_and(|life| life.obsolete.into_inner()),
                 region: self.storage.take().map(Storage::into_region),
             });
         }

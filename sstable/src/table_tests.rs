@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use terrace_io::{Advice, FaultFileSystem, FileSystem, OpenMode, OsFileSystem, PAGE_BYTES};
 
 use super::*;
+use crate::footer::{KIND_FENCES, KIND_LOCATOR};
 use crate::testing::*;
 use crate::*;
 
@@ -164,6 +165,82 @@ fn the_last_reference_hands_the_remains_over() {
 }
 
 #[test]
+fn tables_over_one_file_let_it_go_with_the_last_of_them() {
+    let tables = Tables::new();
+    let meta = tables.write(1, &options(Compression::None), &[put("a", 1, "b")]);
+    let remember = Arc::new(Remember::default());
+    let mapped = Arc::new(TableContext { reclaim: Some(remember.clone()), ..tables.context() });
+    let by_pread = Arc::new(TableContext {
+        point_reads: PointReads::Pread,
+        heap_table_bytes: 0,
+        reclaim: Some(remember.clone()),
+        ..tables.context()
+    });
+    for first_goes_first in [true, false] {
+        let first = Table::new(mapped.clone(), meta.clone());
+        let second = first.with_context(by_pread.clone());
+        assert_eq!(second.get(b"a", 1).unwrap().unwrap().value(), b"b");
+        assert_eq!((first.read_path(), second.read_path()), (None, Some(ReadPath::Pread)));
+        first.mark_obsolete();
+        let (goes, stays) = if first_goes_first { (first, second) } else { (second, first) };
+        drop(goes);
+        assert!(!remember.0.lock().unwrap().pop().unwrap().1, "the file is still read");
+        // Opened only now, if it is the first: the file must be there.
+        assert_eq!(stays.get(b"a", 1).unwrap().unwrap().value(), b"b");
+        drop(stays);
+        assert!(remember.0.lock().unwrap().pop().unwrap().1);
+    }
+}
+
+#[test]
+fn a_get_tells_its_steps() {
+    #[derive(Default)]
+    struct Steps(Vec<(ReadStep, Range<u64>)>);
+    impl Observer for Steps {
+        fn before(&mut self, step: ReadStep, place: impl FnOnce() -> Range<u64>) {
+            self.0.push((step, place()));
+        }
+    }
+    let tables = Tables::new();
+    let entries: Vec<_> = (0..2000).map(|i| put(format!("key{i:06}"), 1, vec![7; 100])).collect();
+    for (has_locator, number) in [(true, 1), (false, 2)] {
+        let options = TableOptions { locator: has_locator, ..options(Compression::None) };
+        let table = tables.table(&tables.write(number, &options, &entries));
+        let layout = layout(&table).unwrap();
+        let metadata_kind = |kind| {
+            let block = layout.metadata.iter().find(|block| block.kind == kind).unwrap();
+            let start = layout.footer.meta_offset() + block.offset;
+            start..start + block.len
+        };
+        let steps_of = |key: &str| {
+            let mut steps = Steps::default();
+            let found = table.get_within(key.as_bytes(), 1, &mut steps).unwrap().is_some();
+            (found, steps.0)
+        };
+        let (found, steps) = steps_of("key001000");
+        assert!(found);
+        let kinds: Vec<ReadStep> = steps.iter().map(|(step, _)| *step).collect();
+        let block = steps.last().unwrap().1.clone();
+        let in_layout =
+            layout.blocks.iter().rfind(|info| info.first_key.as_slice() <= b"key001000".as_slice()).unwrap();
+        assert_eq!(block, in_layout.offset..in_layout.offset + in_layout.len);
+        if has_locator {
+            assert_eq!(kinds, [ReadStep::Locator, ReadStep::Block]);
+            let (locator, bucket) = (metadata_kind(KIND_LOCATOR), &steps[0].1);
+            assert!(
+                locator.start < bucket.start && bucket.end <= locator.end && bucket.end - bucket.start == 64
+            );
+        } else {
+            assert_eq!(kinds, [ReadStep::Filter, ReadStep::Fences, ReadStep::Block]);
+            assert_eq!(steps[1].1, metadata_kind(KIND_FENCES));
+        }
+        let missing = (0..50).map(|i| steps_of(&format!("key{i:06}?"))).min_by_key(|(_, steps)| steps.len());
+        let (found, steps) = missing.unwrap();
+        assert!(!found && steps.len() == 1, "{steps:?}");
+    }
+}
+
+#[test]
 fn a_table_that_cannot_be_opened_is_tried_again() {
     let tables = Tables::new();
     let meta = tables.write(1, &options(Compression::None), &[put("a", 1, "b")]);
@@ -236,7 +313,7 @@ fn an_open_and_a_get_read_little_of_the_metadata_and_many_gets_have_all_of_it_re
     let path = dir.path().join("000004.sst");
     let resident = |table: &Table| {
         table.check().unwrap();
-        table.resident_bytes()
+        table.residency().map(|pages| pages.resident_bytes())
     };
     fs.open(&path, OpenMode::Read).unwrap().advise(Advice::DontNeed, 0, meta.file_len);
     let table = Table::new(context.clone(), meta.clone());

@@ -125,6 +125,10 @@ impl<T: Twist> File for TwistedFile<T> {
         self.inner.advise(advice, offset, len);
     }
 
+    fn is_shared(&self) -> Result<bool> {
+        self.inner.is_shared()
+    }
+
     fn map(&self, len: usize) -> Result<Region> {
         self.twist.map(&*self.inner, len)
     }

@@ -85,6 +85,10 @@ impl File for MemoryFile {
 
     fn advise(&self, _advice: Advice, _offset: u64, _len: u64) {}
 
+    fn is_shared(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     fn map(&self, len: usize) -> Result<Region> {
         let _state = self.shared.state.read();
         let contents = self.inode.contents.read();

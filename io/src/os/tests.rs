@@ -149,6 +149,33 @@ fn relative_paths_have_a_parent() {
 }
 
 #[test]
+fn what_others_may_write_to_is_shared() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = directory();
+    let path = directory.path().join("a");
+    let file = OsFileSystem.open(&path, OpenMode::CreateNew).unwrap();
+    let own = OsFileSystem.medium(directory.path()).unwrap();
+    for (mode, is_shared) in [(0o600, false), (0o644, false), (0o664, false), (0o602, true), (0o666, true)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(file.is_shared().unwrap(), is_shared, "{mode:o}");
+    }
+    if own == Medium::Local {
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(OsFileSystem.medium(directory.path()).unwrap(), Medium::Shared);
+    }
+    // Only root can give files away.
+    let nobody = (Some(rustix::fs::Uid::from_raw(65_534)), Some(rustix::fs::Gid::from_raw(65_534)));
+    if rustix::fs::chown(&path, nobody.0, None).is_ok() {
+        assert!(file.is_shared().unwrap(), "of somebody else");
+        rustix::fs::chown(&path, Some(rustix::process::geteuid()), nobody.1).unwrap();
+        for (mode, is_shared) in [(0o640, false), (0o660, true)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(file.is_shared().unwrap(), is_shared, "{mode:o} of another group");
+        }
+    }
+}
+
+#[test]
 fn directories_may_be_created_by_many_at_once() {
     let directory = directory();
     let path = directory.path().join("a/b/c/d");
