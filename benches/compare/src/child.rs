@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use terrace_benches::MemoryLimit;
 
 use crate::database::Setting;
 use crate::engine::Result;
@@ -36,6 +37,12 @@ pub struct Child {
     /// How long a row that writes everything may take.
     #[arg(long)]
     pub write_seconds: f64,
+    /// The control group to move to before anything is measured.
+    #[arg(long)]
+    pub group: Option<PathBuf>,
+    /// The memory that it allows, in bytes.
+    #[arg(long)]
+    pub memory_bytes: Option<u64>,
 }
 
 impl Child {
@@ -51,7 +58,10 @@ impl Child {
             ("--write-seconds", self.write_seconds.to_string()),
         ];
         let pairs = pairs.into_iter().flat_map(|(name, value)| [name.to_owned(), value]);
-        pairs.chain(self.prepare.then(|| "--prepare".to_owned())).collect()
+        let group = self.group.as_ref().map(|group| ["--group".to_owned(), group.display().to_string()]);
+        let memory = self.memory_bytes.map(|bytes| ["--memory-bytes".to_owned(), bytes.to_string()]);
+        let prepare = self.prepare.then(|| "--prepare".to_owned());
+        pairs.chain(group.into_iter().flatten()).chain(memory.into_iter().flatten()).chain(prepare).collect()
     }
 
     /// Does it.
@@ -62,7 +72,11 @@ impl Child {
             records: self.records,
             seconds: Duration::from_secs_f64(self.seconds),
             write_seconds: Duration::from_secs_f64(self.write_seconds),
+            memory_bytes: self.memory_bytes,
         };
+        if let Some(group) = &self.group {
+            MemoryLimit::enter(group)?;
+        }
         std::fs::create_dir_all(&setting.dir)?;
         if !self.prepare {
             let others = Others::watch();

@@ -30,6 +30,8 @@ pub struct Setting {
     pub seconds: Duration,
     /// How long a row that writes everything may take.
     pub write_seconds: Duration,
+    /// Bytes of memory that this process may use, if that is limited.
+    pub memory_bytes: Option<u64>,
 }
 
 /// A database that is loaded once and kept.

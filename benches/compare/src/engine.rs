@@ -34,16 +34,22 @@ pub struct OpenOptions {
     /// Bytes that a memtable may hold before it is written to a table, where the engine has such a thing; its own
     /// default without.
     pub memtable_bytes: Option<u64>,
+    /// Bytes of memory that the process may use, page cache included, if that is less than everything takes.
+    pub memory_bytes: Option<u64>,
 }
 
 impl OpenOptions {
     /// Buffered, with the engine's own memtables.
     pub fn buffered(records: u64) -> Self {
-        OpenOptions { durability: Durability::Buffered, records, memtable_bytes: None }
+        OpenOptions { durability: Durability::Buffered, records, memtable_bytes: None, memory_bytes: None }
     }
 
-    /// Bytes of cache for an engine that has one: 2 GiB, or two and a half times the records if that is more.
+    /// Bytes of cache for an engine that has one: 2 GiB, or two and a half times the records if that is more; half of
+    /// the memory if that is limited.
     pub fn cache_bytes(&self) -> u64 {
+        if let Some(bytes) = self.memory_bytes {
+            return bytes / 2;
+        }
         (2 << 30).max(self.records.saturating_mul(RECORD_BYTES) / 2 * 5)
     }
 }

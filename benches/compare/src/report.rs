@@ -63,6 +63,7 @@ pub fn title(group: Group, durability: Durability) -> String {
         Group::Scans => "Scans",
         Group::Writes => "Writes",
         Group::Mixed => "Reads and writes together",
+        Group::Limited => "Less memory than data",
         Group::Rest => "Opening and memory",
     };
     match durability {

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use terrace_benches::device_read_bytes;
 
 use crate::engines::EngineName;
 use crate::rows::Row;
-use crate::usage::read_from_disk;
 
 /// What a figure counts, and so whether more of it is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub enum Unit {
     PerUserByte,
     /// Bytes for each key: the less, the better.
     BytesPerKey,
+    /// Bytes: the fewer, the better.
+    Bytes,
 }
 
 impl Unit {
@@ -36,6 +38,8 @@ impl Unit {
             Unit::Nanoseconds => terrace_tools::figures::nanoseconds(value as u64),
             Unit::PerUserByte => format!("{value:.2}"),
             Unit::BytesPerKey => format!("{value:.1} B"),
+            Unit::Bytes if value < 1e4 => format!("{value:.0} B"),
+            Unit::Bytes => format!("{:.0} KiB", value / 1024.0),
         }
     }
 }
@@ -73,10 +77,10 @@ impl Measurement {
         self.figures.push(Figure { name: name.into(), value, unit });
     }
 
-    /// Notes it if more than a little was read from the disk since `before`, of what [`read_from_disk`] says: then not
+    /// Notes it if more than a little was read from the disk since `before`, of what [`device_read_bytes`] says: then not
     /// all was warm.
     pub fn note_cold(&mut self, before: u64) {
-        let mib = read_from_disk().saturating_sub(before) >> 20;
+        let mib = device_read_bytes().saturating_sub(before) >> 20;
         if mib > 0 {
             self.note(format!("{mib} MiB came from the disk"));
         }
@@ -132,6 +136,9 @@ pub struct Arguments {
     pub seconds: f64,
     /// How long a row that writes everything might take at most.
     pub write_seconds: f64,
+    /// MiB of memory in the row where that is limited; 0 in results from before there was such a row.
+    #[serde(default)]
+    pub memory_mib: u64,
 }
 
 /// How an engine was set up.
@@ -252,6 +259,7 @@ mod tests {
                 rounds: 1,
                 seconds: 1.0,
                 write_seconds: 1.0,
+                memory_mib: 128,
             },
             settings: Vec::new(),
             entries: entries.collect(),

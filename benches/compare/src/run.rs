@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Instant, SystemTime};
 
-use terrace_benches::{KEY_BYTES, VALUE_BYTES};
+use terrace_benches::{KEY_BYTES, MemoryLimit, VALUE_BYTES, forget_pages};
 use terrace_tools::calendar;
 use terrace_tools::environment::{Environment, FileSystemKind};
 
@@ -42,8 +42,15 @@ pub fn run(plan: &Plan, mut say: impl FnMut(&str)) -> Result<Results> {
         entries: Vec::new(),
         failures: Vec::new(),
     };
+    let mut wanted = arguments.rows.clone();
+    if wanted.contains(&Row::Limited)
+        && let Err(why) = MemoryLimit::new(arguments.memory_mib << 20)
+    {
+        say(&format!("limited is left out: no memory limit can be set here: {why}"));
+        wanted.retain(|row| *row != Row::Limited);
+    }
     for round in 1..=arguments.rounds {
-        for (_, rows) in sessions(&arguments.rows) {
+        for (_, rows) in sessions(&wanted) {
             for &engine in &arguments.engines {
                 let rows: Vec<Row> = rows.iter().copied().filter(|row| row.admits(engine)).collect();
                 if rows.is_empty() {
@@ -74,6 +81,7 @@ pub fn run(plan: &Plan, mut say: impl FnMut(&str)) -> Result<Results> {
 
 /// Has a process load what it needs, and another one measure.
 fn measure(plan: &Plan, engine: EngineName, rows: Vec<Row>) -> Result<Told> {
+    let is_limited = rows.contains(&Row::Limited);
     let child = Child {
         engine,
         rows,
@@ -82,9 +90,24 @@ fn measure(plan: &Plan, engine: EngineName, rows: Vec<Row>) -> Result<Told> {
         records: plan.arguments.records,
         seconds: plan.arguments.seconds,
         write_seconds: plan.arguments.write_seconds,
+        group: None,
+        memory_bytes: None,
     };
-    start(&std::env::current_exe()?, &child)?;
-    start(&std::env::current_exe()?, &Child { prepare: false, ..child })
+    let program = std::env::current_exe()?;
+    start(&program, &child)?;
+    let child = Child { prepare: false, ..child };
+    if !is_limited {
+        return start(&program, &child);
+    }
+    let bytes = plan.arguments.memory_mib << 20;
+    let limit = MemoryLimit::new(bytes).map_err(|why| format!("no memory limit can be set here: {why}"))?;
+    // What is in memory already was charged to somebody else.
+    forget_pages(&child.dir)?;
+    let child = Child { group: Some(limit.dir().to_owned()), memory_bytes: Some(bytes), ..child };
+    start(&program, &child).map_err(|error| match limit.kills() {
+        Some(kills @ 1..) => format!("{error}; killed {kills} times for want of memory").into(),
+        _ => error,
+    })
 }
 
 fn start(program: &Path, child: &Child) -> Result<Told> {
@@ -125,5 +148,6 @@ pub fn arguments(engines: Vec<EngineName>, rows: Vec<Row>, records: u64) -> Argu
         rounds: 1,
         seconds: 5.0,
         write_seconds: 120.0,
+        memory_mib: 128,
     }
 }

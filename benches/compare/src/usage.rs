@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use terrace_benches::{for_each_file, process_time};
+use terrace_benches::{device_read_bytes, for_each_file, process_time};
 
 /// Bytes that this process wrote so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,13 +33,6 @@ impl Written {
             pages: self.pages.saturating_sub(earlier.pages),
         }
     }
-}
-
-/// Bytes that were read from the disk for this process so far, be it by calls or at the touch of a mapped page. Zero
-/// where the system does not tell.
-pub fn read_from_disk() -> u64 {
-    let [bytes] = own_io(["read_bytes:"]);
-    bytes
 }
 
 /// Lines of `/proc/self/io`.
@@ -161,9 +154,9 @@ mod tests {
         let dir = terrace_benches::scratch_directory().unwrap();
         fs::write(dir.path().join("file"), vec![1; 1 << 20]).unwrap();
         forget_pages(dir.path()).unwrap();
-        let before = read_from_disk();
+        let before = device_read_bytes();
         assert_eq!(fs::read(dir.path().join("file")).unwrap().len(), 1 << 20);
-        let read = read_from_disk() - before;
+        let read = device_read_bytes() - before;
         // Where files live in memory there is nothing to be read.
         assert!(read == 0 || (1 << 20..4 << 20).contains(&read), "{read}");
     }

@@ -77,6 +77,10 @@ struct Run {
     #[arg(long, value_name = "S", default_value_t = 120.0, value_parser = seconds)]
     write_seconds: f64,
 
+    /// MiB that a process may use in the row `limited`.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    memory_mib: u64,
+
     /// The directory for the databases, on the disk to be measured.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
@@ -122,6 +126,7 @@ fn measure(arguments: Run) -> tool::Result {
             rounds: arguments.rounds,
             seconds: arguments.seconds,
             write_seconds: arguments.write_seconds,
+            memory_mib: arguments.memory_mib,
             ..run::arguments(engines, rows, arguments.records)
         },
         dir: arguments.dir,
@@ -170,7 +175,7 @@ fn list() -> tool::Result {
         };
         let database = match row.session() {
             Session::Fill => "made",
-            Session::Reads => "read",
+            Session::Reads | Session::Limited => "read",
             Session::Changes(_) => "a copy, changed",
         };
         rows.row([row.name(), durability.to_owned(), database.to_owned(), row.describe()]);

@@ -20,10 +20,12 @@ type Records = Database<'static, Bytes, Bytes>;
 pub fn open(dir: &Path, options: &OpenOptions) -> Result<Box<dyn Engine>> {
     let map_bytes =
         (64 << 30).max(options.records.saturating_mul(RECORD_BYTES * 16)).next_multiple_of(1 << 30);
-    let flags = match options.durability {
+    let mut flags = match options.durability {
         Durability::Buffered => EnvFlags::NO_SYNC | EnvFlags::NO_META_SYNC,
         Durability::Synced => EnvFlags::empty(),
     };
+    // What its documentation says to do where the database is larger than memory.
+    flags.set(EnvFlags::NO_READ_AHEAD, options.memory_bytes.is_some());
     let mut chosen = EnvOpenOptions::new();
     chosen.map_size(usize::try_from(map_bytes)?).max_readers(126);
     let env = open_env(&mut chosen, flags, dir)?;
@@ -33,7 +35,10 @@ pub fn open(dir: &Path, options: &OpenOptions) -> Result<Box<dyn Engine>> {
     })?;
     let records = records.unwrap_commit().ok_or("LMDB has no main database")?;
     let settings = vec![
-        format!("map size {map_bytes}, no WRITEMAP, readahead as it is"),
+        match options.memory_bytes {
+            None => format!("map size {map_bytes}, no WRITEMAP, readahead as it is"),
+            Some(_) => format!("map size {map_bytes}, no WRITEMAP, NORDAHEAD"),
+        },
         match options.durability {
             Durability::Buffered => "NOSYNC, NOMETASYNC".to_owned(),
             Durability::Synced => "no flag: each commit is synced".to_owned(),

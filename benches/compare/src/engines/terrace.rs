@@ -22,6 +22,10 @@ pub fn open(dir: &Path, options: &OpenOptions) -> Result<Box<dyn Engine>> {
         chosen = chosen.memtable_bytes(bytes);
         settings.push(format!("memtable_bytes {bytes}"));
     }
+    if let Some(bytes) = options.memory_bytes {
+        chosen = chosen.memory_bytes(bytes);
+        settings.push(format!("memory_bytes {bytes}"));
+    }
     Ok(Box::new(Terrace { db: chosen.open(dir)?, settings }))
 }
 

@@ -36,9 +36,14 @@ pub struct Draws {
 impl Draws {
     /// The draws of one thread.
     pub fn new(pattern: Pattern, records: Records, thread: u64) -> Self {
+        Draws::few(pattern, records, thread, SKEWED_DRAWS_MAX)
+    }
+
+    /// The draws of one thread, of which no more than so many are made in advance.
+    pub fn few(pattern: Pattern, records: Records, thread: u64, draws_max: usize) -> Self {
         let skewed = match pattern {
             Pattern::Zipf => {
-                let draws = (records.count as usize).saturating_mul(SKEWED_DRAWS).min(SKEWED_DRAWS_MAX);
+                let draws = (records.count as usize).saturating_mul(SKEWED_DRAWS).min(draws_max);
                 zipf_indices(records.count, draws)
             }
             _ => Vec::new(),

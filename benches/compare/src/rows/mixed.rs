@@ -11,7 +11,7 @@ use super::scans;
 use crate::database::{Kept, Setting, Values, warm};
 use crate::engine::{Engine, OpenOptions, RECORD_BYTES, Result};
 use crate::results::{Measurement, Told, Unit};
-use crate::usage::read_from_disk;
+use terrace_benches::device_read_bytes;
 
 /// Recent writes, in user bytes.
 const RECENT_BYTES: u64 = 64 << 20;
@@ -40,7 +40,7 @@ pub fn unflushed(setting: &Setting, told: &mut Told) -> Result {
     if done < RECENT_BYTES / RECORD_BYTES {
         measurement.note(format!("{} MiB of recent writes", (done * RECORD_BYTES) >> 20));
     }
-    let from_disk = read_from_disk();
+    let from_disk = device_read_bytes();
     let patterns = [(Pattern::Uniform, "random"), (Pattern::Zipf, "zipf"), (Pattern::Missing, "missing")];
     for (pattern, name) in patterns {
         for threads in [1, 2] {
@@ -77,7 +77,7 @@ pub fn read_while_writing(setting: &Setting, told: &mut Told) -> Result {
         }
         Ok(done as f64 / busy.as_secs_f64())
     };
-    let from_disk = read_from_disk();
+    let from_disk = device_read_bytes();
     let (reads, writes) = both(&*engine, setting, untimed)?;
     measurement.add("reads", reads, Unit::PerSecond);
     measurement.add("writes", writes, Unit::PerSecond);

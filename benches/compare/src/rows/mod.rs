@@ -1,6 +1,7 @@
 //! The rows of the comparison: what is measured.
 
 mod draws;
+mod limited;
 mod mixed;
 mod opening;
 mod reads;
@@ -16,7 +17,7 @@ use crate::database::{Kept, Setting, warm};
 use crate::engine::{Durability, Engine, Result};
 use crate::engines::EngineName;
 use crate::results::{Measurement, Told, Unit};
-use crate::usage::read_from_disk;
+use terrace_benches::device_read_bytes;
 
 /// A row of the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
@@ -47,6 +48,8 @@ pub enum Row {
     ReadWhileWriting,
     /// YCSB's workloads A to F.
     Ycsb,
+    /// Gets while the process may use less memory than the database has bytes (needs control groups).
+    Limited,
     /// Overwrite as many records as there are, at random, and settle.
     Overwrite,
     /// The same three times over.
@@ -64,6 +67,8 @@ pub enum Session {
     Fill,
     /// Only reads it.
     Reads,
+    /// Reads it with little memory.
+    Limited,
     /// Changes a copy: each such row has a process of its own.
     Changes(Row),
 }
@@ -79,13 +84,16 @@ pub enum Group {
     Writes,
     /// Reads and writes together.
     Mixed,
+    /// Reads of more than memory holds.
+    Limited,
     /// Opening, memory.
     Rest,
 }
 
 impl Group {
     /// All of them.
-    pub const ALL: [Group; 5] = [Group::Reads, Group::Scans, Group::Writes, Group::Mixed, Group::Rest];
+    pub const ALL: [Group; 6] =
+        [Group::Reads, Group::Scans, Group::Writes, Group::Mixed, Group::Limited, Group::Rest];
 
     /// Its name, also of its plot's file.
     pub fn name(self) -> &'static str {
@@ -94,6 +102,7 @@ impl Group {
             Group::Scans => "scans",
             Group::Writes => "writes",
             Group::Mixed => "mixed",
+            Group::Limited => "limited",
             Group::Rest => "rest",
         }
     }
@@ -136,6 +145,7 @@ impl Row {
             | Row::Seek
             | Row::Scan
             | Row::Open => Session::Reads,
+            Row::Limited => Session::Limited,
             row => Session::Changes(row),
         }
     }
@@ -144,6 +154,7 @@ impl Row {
     pub fn group(self) -> Group {
         match self {
             Row::ReadRandom | Row::ReadZipf | Row::ReadMissing | Row::ReadView => Group::Reads,
+            Row::Limited => Group::Limited,
             Row::Seek | Row::Scan => Group::Scans,
             Row::FillRandom | Row::Overwrite | Row::Overwrite3 | Row::PutLatency | Row::SyncedPut => {
                 Group::Writes
@@ -190,6 +201,7 @@ pub fn measure(setting: &Setting, rows: &[Row]) -> Result<Told> {
         match session {
             Session::Fill => writes::fill_random(setting, &mut told)?,
             Session::Reads => measure_reads(setting, &rows, &mut told)?,
+            Session::Limited => limited::gets(setting, &mut told)?,
             Session::Changes(Row::Unflushed) => mixed::unflushed(setting, &mut told)?,
             Session::Changes(Row::ReadWhileWriting) => mixed::read_while_writing(setting, &mut told)?,
             Session::Changes(Row::Ycsb) => ycsb::all(setting, &mut told)?,
@@ -212,7 +224,7 @@ fn measure_reads(setting: &Setting, rows: &[Row], told: &mut Told) -> Result {
     warm(&*engine, setting.records())?;
     for &row in rows {
         let mut measurement = Measurement::new(row);
-        let from_disk = read_from_disk();
+        let from_disk = device_read_bytes();
         match row {
             Row::Heap => {
                 let heap = Memory::now().anonymous.saturating_sub(before);
