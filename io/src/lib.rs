@@ -7,10 +7,14 @@
 //! [`SequentialWriter`] for tables being written (large aligned chunks), and [`LogFile`] for logs (`pwrite` into
 //! preallocated space, `fdatasync`).
 //!
-//! The `unsafe` code of this crate is all in `region.rs`, `os.rs`, `processor.rs` and `usage.rs`.
+//! What a kernel or a file system may do or not is asked in one place: [`KernelCapabilities`] and
+//! [`FileSystemCapabilities`].
+//!
+//! The `unsafe` code of this crate is all in `region.rs`, `os.rs`, `processor.rs`, `capabilities.rs` and `usage.rs`.
 
 #![deny(unsafe_code)]
 
+mod capabilities;
 mod checksum;
 mod error;
 mod fault;
@@ -29,6 +33,7 @@ mod scan_reader;
 mod sequential_writer;
 mod usage;
 
+pub use capabilities::{FileSystemCapabilities, KernelCapabilities, Support};
 pub use checksum::Checksum;
 pub use error::{Error, Operation, Result};
 pub use fault::{FaultFileSystem, FaultKind, FaultRule};
