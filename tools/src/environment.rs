@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::cgroup::MemoryGroup;
+use crate::mounts;
+use crate::root::Root;
+
 /// The machine, the system and the program that produced a report.
 #[derive(Debug, Clone, Serialize)]
 pub struct Environment {
@@ -62,10 +66,10 @@ impl FileSystemKind {
     pub fn of(path: &Path) -> Self {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        find_mount(&mounts, &path).unwrap_or_else(|| FileSystemKind {
-            kind: "unknown file system".to_owned(),
-            source: String::new(),
-        })
+        match mounts::find(&mounts::parse(&mounts), None, &path) {
+            Some(mount) => FileSystemKind { kind: mount.kind.clone(), source: mount.source.clone() },
+            None => FileSystemKind { kind: "unknown file system".to_owned(), source: String::new() },
+        }
     }
 
     /// Whether files there live in memory only, so that no figure says anything about a disk.
@@ -142,11 +146,9 @@ fn memory_bytes() -> Option<u64> {
 }
 
 fn memory_limit_bytes() -> Option<u64> {
-    let group = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let group = group.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let path = Path::new("/sys/fs/cgroup").join(group.trim_start_matches('/')).join("memory.max");
-    let limit = fs::read_to_string(path).or_else(|_| fs::read_to_string("/sys/fs/cgroup/memory.max")).ok()?;
-    limit.trim().parse().ok()
+    let root = Root::system();
+    let mounts = mounts::parse(&root.text("/proc/self/mountinfo").ok()?);
+    Some(MemoryGroup::of_this_process(&root, &mounts).ok()?.limit?.bytes)
 }
 
 fn kernel() -> String {
@@ -162,62 +164,9 @@ fn kibibytes_after(text: &str, name: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The mount that `path` is below: the longest mount point that is a prefix of it, the last one mounted there.
-fn find_mount(mountinfo: &str, path: &Path) -> Option<FileSystemKind> {
-    let mut best: Option<(usize, FileSystemKind)> = None;
-    for line in mountinfo.lines() {
-        let Some((left, right)) = line.split_once(" - ") else { continue };
-        let Some(mount_point) = left.split(' ').nth(4).map(unescape_octal) else { continue };
-        let mut right = right.split(' ');
-        let (Some(kind), Some(source)) = (right.next(), right.next()) else { continue };
-        let length = mount_point.len();
-        if path.starts_with(&mount_point) && best.as_ref().is_none_or(|(longest, _)| length >= *longest) {
-            best = Some((length, FileSystemKind { kind: kind.to_owned(), source: unescape_octal(source) }));
-        }
-    }
-    best.map(|(_, found)| found)
-}
-
-/// `mountinfo` writes a space as `\040`, and likewise other characters that would confuse a reader.
-fn unescape_octal(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        match tail {
-            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..] if *first == b'\\' => {
-                bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
-                rest = after;
-            }
-            _ => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MOUNTS: &str = "\
-22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-25 22 0:5 / /tmp rw - tmpfs tmpfs rw
-26 22 0:6 / /data\\040disk rw - xfs /dev/sdb rw
-27 26 0:7 / /data\\040disk rw - btrfs /dev/sdc rw
-not a mount at all
-";
-
-    #[test]
-    fn the_longest_and_last_mount_wins() {
-        let kind = |path: &str| find_mount(MOUNTS, Path::new(path)).unwrap().kind;
-        assert_eq!(kind("/home/x"), "ext4");
-        assert_eq!(kind("/tmp/x"), "tmpfs");
-        assert_eq!(kind("/tmpfile"), "ext4");
-        assert_eq!(kind("/data disk/x"), "btrfs");
-        assert_eq!(find_mount("", Path::new("/")), None);
-    }
 
     #[test]
     fn this_machine_is_described() {

@@ -18,12 +18,13 @@ Examples:
   terrace stats DIR
   terrace verify DIR
   terrace salvage DIR NEW_DIR --dry-run
+  terrace doctor DIR
   sed -E 's/^([0-9a-f]+) +(.*)$/\\2\\t\\1/' /var/lib/dpkg/info/*.md5sums | terrace load DIR
 
 A key or value that begins with a dash goes behind `--`.
 
-Exit code: 0, or 1 if a key was not found, or 2 for wrong usage or a failure. `verify` and `salvage` have more:
-see their help.";
+Exit code: 0, or 1 if a key was not found, or 2 for wrong usage or a failure. `verify`, `salvage` and `doctor` have
+more: see their help.";
 
 const VERIFY_CODES: &str = "\
 Exit code:
@@ -39,6 +40,18 @@ Exit code:
   2  wrong usage
   3  the new database is complete as far as the old one can be read, but something was lost: the report says what
   4  nothing was salvaged; NEW holds at most a LOCK file";
+
+const DOCTOR_CODES: &str = "\
+States:
+  ok       nothing to do
+  note     it costs something, or will under a load that is not there yet
+  warn     it puts data, the process or most of the speed at risk
+  unknown  it could not be found out, and why
+
+Exit code:
+  0  nothing is worse than a note
+  1  there are warnings
+  2  wrong usage, or DIR is no directory";
 
 /// Reads and writes a Terrace database from the command line.
 #[derive(Debug, Parser)]
@@ -72,6 +85,8 @@ pub enum Command {
     Verify(Verify),
     /// Save what can still be read of a damaged database into a new one. Does not change the old one.
     Salvage(Salvage),
+    /// Say what on this machine matters to a database, and what to change. Changes nothing.
+    Doctor(Doctor),
 }
 
 #[derive(Debug, Args)]
@@ -261,6 +276,20 @@ pub struct Salvage {
     pub all_tables: bool,
 
     /// How to print the report.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: OutputFormat,
+}
+
+/// Looks at the kernel, memory, the limits of this shell, and the file system and device of a directory. What is in the
+/// directory is neither opened nor locked, so the database may be in use.
+#[derive(Debug, Args)]
+#[command(after_help = DOCTOR_CODES)]
+pub struct Doctor {
+    /// The directory of a database, or one where a database would live.
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub dir: PathBuf,
+
+    /// How to print what was found.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub format: OutputFormat,
 }

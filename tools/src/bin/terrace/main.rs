@@ -1,10 +1,12 @@
 //! `terrace`: the everyday command line on a database directory. Each command opens the database, does its work and
-//! closes it; commands that read never create one. `verify` and `salvage` do not open it: they read its files.
+//! closes it; commands that read never create one. `verify` and `salvage` do not open it: they read its files. `doctor`
+//! looks at the machine.
 
 #![forbid(unsafe_code)]
 
 mod arguments;
 mod database;
+mod doctor;
 mod load;
 mod read;
 mod salvage;
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
             Command::Compact(arguments) => write::compact(&arguments),
             Command::Verify(arguments) => verify::verify(&arguments),
             Command::Salvage(arguments) => salvage::salvage(&arguments),
+            Command::Doctor(arguments) => doctor::doctor(&arguments),
         }
     })
 }
