@@ -196,9 +196,12 @@ mod tests {
         let of = |group| limit(mounted, &[("/proc/self/cgroup", group), (file, "7000")]);
         assert_eq!(of("4:memory:/docker/12ab\n"), Ok(Some((7000, file.to_owned()))));
         assert_eq!(of("4:memory:/elsewhere\n"), Ok(Some((7000, file.to_owned()))));
-        // With one, a group outside of it is told with dots.
-        let own = ("/sys/fs/cgroup/memory.max", "8000");
-        let dots = limit(V2, &[("/proc/self/cgroup", "0::/../../other\n"), own]);
+        let below = "/sys/fs/cgroup/memory/sub/memory.limit_in_bytes";
+        let files = [("/proc/self/cgroup", "4:memory:/docker/12ab/sub\n"), (file, "7000"), (below, "500")];
+        assert_eq!(limit(mounted, &files), Ok(Some((500, below.to_owned()))));
+        // With one, a group outside of it is told with dots, which lead nowhere in what is mounted.
+        let (own, other) = (("/sys/fs/cgroup/memory.max", "8000"), ("/sys/other/memory.max", "1"));
+        let dots = limit(V2, &[("/proc/self/cgroup", "0::/../../other\n"), own, other]);
         assert_eq!(dots, Ok(Some((8000, own.0.to_owned()))));
     }
 

@@ -21,9 +21,10 @@ pub fn doctor(arguments: &Doctor) -> Result {
         Answers::about(&arguments.dir).map_err(|error| Failure::file("look at", &arguments.dir, &error))?;
     let facts = Facts::gather(&Root::system(), answers);
     let findings = judge(&facts);
-    let printed = print(arguments.format, &facts, &findings);
+    let warnings = count(&findings, State::Warn);
+    let printed = print(arguments.format, &facts, &findings, warnings == 0);
     // It stands also if nobody reads to the end.
-    match count(&findings, State::Warn) {
+    match warnings {
         0 => printed,
         1 => Err(Failure::Code(WARNINGS, "there is a warning".to_owned())),
         warnings => Err(Failure::Code(WARNINGS, format!("there are {warnings} warnings"))),
@@ -34,10 +35,10 @@ fn count(findings: &[Finding], state: State) -> usize {
     findings.iter().filter(|finding| finding.state == state).count()
 }
 
-fn print(format: OutputFormat, facts: &Facts, findings: &[Finding]) -> Result {
+fn print(format: OutputFormat, facts: &Facts, findings: &[Finding], is_ok: bool) -> Result {
     let mut out = tool::output();
     match format {
-        OutputFormat::Json => tool::write_json(&mut out, &as_json(facts, findings), true)?,
+        OutputFormat::Json => tool::write_json(&mut out, &as_json(facts, findings, is_ok), true)?,
         OutputFormat::Text => write_text(&mut out, findings)?,
     }
     Ok(out.flush()?)
@@ -84,7 +85,7 @@ fn wrapped(text: &str, chars: usize) -> Vec<String> {
     lines
 }
 
-fn as_json(facts: &Facts, findings: &[Finding]) -> Value {
+fn as_json(facts: &Facts, findings: &[Finding], is_ok: bool) -> Value {
     let objects = findings.iter().map(|finding| {
         json!({
             "state": finding.state.as_str(),
@@ -95,7 +96,7 @@ fn as_json(facts: &Facts, findings: &[Finding]) -> Value {
         })
     });
     json!({
-        "ok": count(findings, State::Warn) == 0,
+        "ok": is_ok,
         "dir": facts.answers.dir.to_string_lossy(),
         "findings": objects.collect::<Vec<Value>>(),
     })
