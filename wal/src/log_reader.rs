@@ -23,6 +23,8 @@ pub struct LogReader<'a> {
     /// Numbers and lengths, ascending.
     segments: Vec<(u32, u64)>,
     known_synced: Position,
+    /// Where reading starts; `(0, 0)` for the beginning.
+    start: Position,
     /// The first segment in `segments` that is not read to its end, and its reader once it is open.
     next_segment: usize,
     reader: Option<SegmentReader>,
@@ -46,7 +48,28 @@ impl<'a> LogReader<'a> {
             None => Position::default(),
         };
         let dir = dir.to_path_buf();
-        LogReader { fs, dir, log_id, segments, known_synced, next_segment: 0, reader: None, last_good_end }
+        LogReader {
+            fs,
+            dir,
+            log_id,
+            segments,
+            known_synced,
+            start: Position::default(),
+            next_segment: 0,
+            reader: None,
+            last_good_end,
+        }
+    }
+
+    /// Starts at a record that was read before, or behind one, instead of at the beginning. A place in a segment that
+    /// is not named stands for the beginning of the next one that is.
+    pub fn starting_at(mut self, start: Position) -> LogReader<'a> {
+        self.next_segment = self.segments.partition_point(|(number, _)| *number < start.segment);
+        if self.segments.get(self.next_segment).is_some_and(|(number, _)| *number == start.segment) {
+            self.start = start;
+            self.last_good_end = start;
+        }
+        self
     }
 
     /// The next record, from this segment or a later one; `None` after the last segment.
@@ -61,7 +84,13 @@ impl<'a> LogReader<'a> {
         while let Some((number, length)) = self.segments.get(self.next_segment).copied() {
             let mut reader = match self.reader.take() {
                 Some(reader) => reader,
-                None => self.open(number, length)?,
+                None => {
+                    let mut reader = self.open(number, length)?;
+                    if number == self.start.segment {
+                        reader.skip_to(self.start.offset.into())?;
+                    }
+                    reader
+                }
             };
             let record = reader.next();
             if let Ok(None) = record {
@@ -95,23 +124,39 @@ impl<'a> LogReader<'a> {
             // Whatever the log held is retired.
             return Ok(());
         }
-        if !self.segments.iter().any(|(number, _)| *number == end.segment) {
-            return Err(Error::invalid(format!("{end} is not in the log")));
-        }
+        self.require_known_segment(end)?;
         let path = self.dir.join(segment_file_name(end.segment));
         if self.known_synced > end {
             return Err(lost_record(&path, end, None, self.known_synced));
         }
         for (number, length) in self.segments.iter().copied().filter(|(number, _)| *number >= end.segment) {
             let from = if number == end.segment { end.offset.into() } else { HEADER_BYTES };
-            match self.open(number, length)?.highest_synced_from(from)? {
-                Some((witness, synced)) if synced > end => {
-                    return Err(lost_record(&path, end, Some(witness), synced));
-                }
-                _ => {}
-            }
+            require_not_beyond(end, &path, self.open(number, length)?.highest_synced_from(from)?)?;
         }
         Ok(())
+    }
+
+    /// As [`LogReader::require_not_synced_beyond`], but looks only at the first 256 KiB behind `end`, and not into other
+    /// segments: for one who asks again and again, because the log may be written to.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn require_not_synced_near(&mut self, end: Position) -> Result<()> {
+        self.require_known_segment(end)?;
+        for (number, length) in self.segments.iter().copied().filter(|(number, _)| *number == end.segment) {
+            let path = self.dir.join(segment_file_name(number));
+            let highest = self.open(number, length)?.highest_synced_near(end.offset.into())?;
+            require_not_beyond(end, &path, highest)?;
+        }
+        Ok(())
+    }
+
+    fn require_known_segment(&self, end: Position) -> Result<()> {
+        match self.segments.iter().any(|(number, _)| *number == end.segment) {
+            true => Ok(()),
+            false => Err(Error::invalid(format!("{end} is not in the log"))),
+        }
     }
 
     fn open(&self, number: u32, length: u64) -> Result<SegmentReader> {
@@ -133,6 +178,14 @@ impl<'a> LogReader<'a> {
             return Ok(reader);
         };
         Err(Error::corruption(path, 0, what))
+    }
+}
+
+/// Refuses a log that ends at `end`, in the file `path`, if a record says that it was synced beyond.
+fn require_not_beyond(end: Position, path: &Path, highest: Option<(Position, Position)>) -> Result<()> {
+    match highest {
+        Some((witness, synced)) if synced > end => Err(lost_record(path, end, Some(witness), synced)),
+        _ => Ok(()),
     }
 }
 

@@ -142,6 +142,20 @@ impl SegmentReader {
         &self.header
     }
 
+    /// Goes on at `offset`, where a record was found before, or the end of one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corruption`] if the segment has no such place.
+    pub fn skip_to(&mut self, offset: u64) -> Result<()> {
+        if !(HEADER_BYTES..=self.limit).contains(&offset) || !offset.is_multiple_of(ALIGNMENT) {
+            let what = format!("records should go on at offset {offset}, which is no place for one");
+            return Err(Error::corruption(self.window.file.path(), self.limit.min(offset), what));
+        }
+        self.end = offset;
+        Ok(())
+    }
+
     /// The end of the last record that [`SegmentReader::next`] gave, or the place of the first.
     pub fn end(&self) -> Position {
         self.position_at(self.end)
@@ -211,8 +225,19 @@ impl SegmentReader {
 
     /// [`SegmentReader::highest_synced_behind`], from `offset` on.
     pub(crate) fn highest_synced_from(&self, offset: u64) -> Result<Option<(Position, Position)>> {
+        self.highest_synced_in(self.scan_from(offset))
+    }
+
+    /// The same, but only in as many bytes as are read at once.
+    pub(crate) fn highest_synced_near(&self, offset: u64) -> Result<Option<(Position, Position)>> {
+        let mut scan = self.scan_from(offset);
+        scan.range.end = self.limit.min(scan.range.start.saturating_add(WINDOW_BYTES));
+        self.highest_synced_in(scan)
+    }
+
+    fn highest_synced_in(&self, scan: HeaderScan<'_>) -> Result<Option<(Position, Position)>> {
         let mut highest: Option<(Position, Position)> = None;
-        self.scan_from(offset).run(|position, header| {
+        scan.run(|position, header| {
             if highest.is_none_or(|(_, synced)| synced < header.synced) {
                 highest = Some((position, header.synced));
             }

@@ -188,3 +188,39 @@ proptest! {
         reader.require_not_synced_beyond(synced).unwrap();
     }
 }
+
+/// So that a reader that comes again goes on where it has left, and can look whether what it had read still stands.
+#[test]
+fn reading_starts_at_any_record_and_behind_any() {
+    let fs = new_fs();
+    let payloads: Vec<Vec<u8>> = (1..=6).map(|sequence| payload(sequence, 20)).collect();
+    let mut places = write_segment(&fs, 1, 4096, Position::default(), &payloads[..4]);
+    let behind_first = places[4];
+    places.truncate(4);
+    places.extend(&write_segment(&fs, 2, 4096, behind_first, &payloads[4..])[..2]);
+    let segments = [(1, 4096), (2, 4096)];
+    let read_from = |start: Position| {
+        let mut reader =
+            LogReader::new(&fs, dir(), LOG_ID, &segments, Position::default()).starting_at(start);
+        assert_eq!(reader.last_good_end(), start);
+        let records = std::iter::from_fn(|| reader.next().unwrap());
+        records.map(|record| record.payload).collect::<Vec<_>>()
+    };
+    for (start, rest) in places.iter().zip(0..) {
+        assert_eq!(read_from(*start), payloads[rest..], "from {start}");
+    }
+    assert_eq!(read_from(behind_first), payloads[4..]);
+
+    // A segment that is not named any more has been read.
+    let mut reader = LogReader::new(&fs, dir(), LOG_ID, &segments[1..], Position::default());
+    assert_eq!(reader.last_good_end(), places[4]);
+    reader = reader.starting_at(places[2]);
+    assert_eq!(reader.next().unwrap().unwrap().payload, payloads[4]);
+    // No record stands there.
+    for offset in [63, 71, 4097] {
+        let start = Position { segment: 1, offset };
+        let mut reader =
+            LogReader::new(&fs, dir(), LOG_ID, &segments, Position::default()).starting_at(start);
+        assert_corrupt(reader.next(), &segment_path(1), offset.min(4096).into());
+    }
+}
