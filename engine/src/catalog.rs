@@ -151,6 +151,11 @@ impl Catalog {
         edit
     }
 
+    /// Bytes of the live log segments.
+    pub fn log_bytes(&self) -> u64 {
+        self.segments.values().sum()
+    }
+
     /// Whether any keyspace has the table.
     pub fn holds_table(&self, number: u64) -> bool {
         self.keyspaces

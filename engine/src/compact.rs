@@ -19,25 +19,36 @@ use crate::catalog::Change;
 use crate::core::Core;
 use crate::flush::MEMTABLES_PER_FLUSH;
 use crate::keyspace::KeyspaceInner;
+use crate::options::{KeyspaceOptions, Options};
 use crate::throttle::Pressure;
 use crate::version::{KeyRange, State, Version, overlaps};
 use crate::work::run_compaction;
 
+/// How the tree of a keyspace should look.
+pub(crate) fn policy(options: &Options, keyspace: &KeyspaceOptions, quiet: bool) -> Policy {
+    Policy {
+        l0_trigger: options.l0_trigger,
+        quiet,
+        level_base_bytes: options.base_bytes(),
+        level_multiplier: options.level_multiplier,
+        table_bytes: keyspace.table_bytes,
+    }
+}
+
+/// What compaction of a tree still has to do, in bytes.
+pub(crate) fn debt(version: &Version, policy: &Policy) -> u64 {
+    debt_bytes(&version.level_bytes(), version.levels[0].len(), policy)
+}
+
 impl Core {
     /// How the tree of a keyspace should look.
     pub fn policy(&self, keyspace: &KeyspaceInner) -> Policy {
-        Policy {
-            l0_trigger: self.options.l0_trigger,
-            quiet: keyspace.quiet_from() <= Instant::now(),
-            level_base_bytes: self.options.base_bytes(),
-            level_multiplier: self.options.level_multiplier,
-            table_bytes: keyspace.options.table_bytes,
-        }
+        policy(&self.options, &keyspace.options, keyspace.quiet_from() <= Instant::now())
     }
 
     /// What compaction of a keyspace still has to do, in bytes.
     pub fn debt(&self, keyspace: &KeyspaceInner, version: &Version) -> u64 {
-        debt_bytes(&version.level_bytes(), version.levels[0].len(), &self.policy(keyspace))
+        debt(version, &self.policy(keyspace))
     }
 
     /// What each keyspace owes, for the throttle.

@@ -214,8 +214,7 @@ impl Core {
         let oldest = {
             let manifest = self.manifest.lock();
             let segments = &manifest.catalog().segments;
-            let bytes: u64 = segments.values().sum();
-            if bytes <= self.options.log_bytes_max {
+            if manifest.catalog().log_bytes() <= self.options.log_bytes_max {
                 return;
             }
             // The half that is older goes, so that this is not done for every segment.

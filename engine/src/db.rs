@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use terrace_io::{Error, Result};
 
+use crate::access::{Access, ReadWrite};
 use crate::batch::WriteBatch;
 use crate::commit::Request;
 use crate::core::Core;
@@ -31,7 +32,8 @@ static ENDED: Condvar = Condvar::new();
 /// An open database, and a handle to its keyspace `default`: `db.put(..)`, `db.get(..)`, `db.range(..)` and all other
 /// methods of [`Keyspace`] work on it. Cheap to clone, usable from any thread.
 ///
-/// One process at a time has a database open. Others get [`Error::Locked`].
+/// One process at a time has a database open for writing. Others get [`Error::Locked`], but any number may read it
+/// meanwhile: [`Db::open_read_only`].
 ///
 /// Dropping the last handle never waits for I/O: background threads are told to end, and what was not written to tables
 /// is in the log, where the next open finds it. [`Db::close`] finishes instead, and says how that went.
@@ -47,9 +49,20 @@ static ENDED: Condvar = Condvar::new();
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
-pub struct Db {
-    default: Keyspace,
+pub struct Db<A: Access = ReadWrite> {
+    default: Keyspace<A>,
+}
+
+impl<A: Access> Clone for Db<A> {
+    fn clone(&self) -> Self {
+        Db { default: self.default.clone() }
+    }
+}
+
+impl<A: Access> std::fmt::Debug for Db<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Db").field("default", &self.default).finish()
+    }
 }
 
 /// What user-facing handles share. When the last one goes, the threads are told to end.
@@ -81,11 +94,53 @@ impl Drop for Core {
     }
 }
 
-impl Deref for Db {
-    type Target = Keyspace;
+impl<A: Access> Deref for Db<A> {
+    type Target = Keyspace<A>;
 
-    fn deref(&self) -> &Keyspace {
+    fn deref(&self) -> &Keyspace<A> {
         &self.default
+    }
+}
+
+/// Reading, for handles of both kinds.
+impl<A: Access> Db<A> {
+    pub(crate) fn of(default: Keyspace<A>) -> Self {
+        Db { default }
+    }
+
+    /// The directory it was opened in.
+    pub fn path(&self) -> &Path {
+        A::dir(self.default.handle())
+    }
+
+    /// The names of all keyspaces, `default` first, then in the order in which they were created.
+    pub fn keyspace_names(&self) -> Result<Vec<String>> {
+        let keyspaces = A::keyspaces(self.default.handle())?;
+        Ok(keyspaces.iter().map(|keyspace| A::name(keyspace).to_owned()).collect())
+    }
+
+    /// The keyspace of a name, if there is one. Creates none.
+    pub fn find_keyspace(&self, name: &str) -> Result<Option<Keyspace<A>>> {
+        let handle = self.default.handle();
+        let found = A::keyspaces(handle)?.into_iter().find(|keyspace| A::name(keyspace) == name);
+        Ok(found.map(|inner| Keyspace::new(handle.clone(), inner)))
+    }
+
+    /// A view of the whole database as it is now.
+    pub fn snapshot(&self) -> Result<Snapshot<A>> {
+        Ok(Snapshot::new(A::snapshot(self.default.handle())?))
+    }
+
+    /// What is wrong, if anything. Of a [`crate::ReadOnlyDb`] only what opening it has shown: what happens in the
+    /// background of a database, only the process knows that writes to it.
+    pub fn health(&self) -> Health {
+        A::health(self.default.handle())
+    }
+
+    /// Figures about the database. Of a [`crate::ReadOnlyDb`] those about what it shows and how that is read; those of
+    /// writing are 0.
+    pub fn metrics(&self) -> Metrics {
+        A::metrics(self.default.handle())
     }
 }
 
@@ -119,11 +174,6 @@ impl Db {
         &self.default.handle().core
     }
 
-    /// The directory it was opened in.
-    pub fn path(&self) -> &Path {
-        &self.core().dir
-    }
-
     /// The keyspace of a name: the one that exists, or a new one with the database's defaults.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
         self.core().check_open()?;
@@ -153,12 +203,6 @@ impl Db {
         Ok(Keyspace::new(self.default.handle().clone(), inner))
     }
 
-    /// The names of all keyspaces, `default` first, then in the order in which they were created.
-    pub fn keyspace_names(&self) -> Result<Vec<String>> {
-        self.core().check_open()?;
-        Ok(self.core().keyspaces.load().values().map(|keyspace| keyspace.name.clone()).collect())
-    }
-
     /// Removes a keyspace with everything in it, durably. Its handles give [`Error::KeyspaceDropped`] from here on;
     /// snapshots and iterators from before go on. A new keyspace of the same name has nothing to do with it.
     pub fn drop_keyspace(&self, name: &str) -> Result<()> {
@@ -182,12 +226,6 @@ impl Db {
             keyspaces: &batch.keyspaces,
         };
         self.core().write(request, durability)
-    }
-
-    /// A view of the whole database as it is now.
-    pub fn snapshot(&self) -> Result<Snapshot> {
-        self.core().check_open()?;
-        Ok(Snapshot::new(self.default.handle().clone()))
     }
 
     /// Makes everything durable that was acknowledged before the call.
@@ -218,11 +256,6 @@ impl Db {
         self.core().close()
     }
 
-    /// What is wrong, if anything.
-    pub fn health(&self) -> Health {
-        self.core().health()
-    }
-
     /// Reads every block of every table again, past the page cache, and checks all of it: what was cold for months may
     /// have rotted since it was written. What is wrong is in the report and in [`Db::health`], and is told as an event
     /// of `tracing`. Tables that come after the call was made are not read; those that go meanwhile are left.
@@ -248,11 +281,6 @@ impl Db {
     pub fn scrub(&self, options: &ScrubOptions) -> Result<ScrubReport> {
         self.core().check_open()?;
         self.core().scrub(options)
-    }
-
-    /// Figures about the database.
-    pub fn metrics(&self) -> Metrics {
-        Metrics::gather(self.core())
     }
 }
 

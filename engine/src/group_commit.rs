@@ -13,7 +13,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
 /// A group is cut when its requests have this many bytes, so that nobody waits long for others.
-const GROUP_BYTES_MAX: usize = 1 << 20;
+pub(crate) const GROUP_BYTES_MAX: usize = 1 << 20;
 /// How often a thread looks before it goes to sleep: for some 10 µs, in which several buffered puts are committed.
 const LOOKS: u32 = if cfg!(terrace_loom) { 0 } else { 256 };
 

@@ -1,5 +1,6 @@
 //! A keyspace: an ordered map of its own inside a database, sharing its log and its batches.
 
+use std::fmt;
 use std::ops::{Deref, RangeBounds};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,11 +10,11 @@ use parking_lot::Mutex;
 use terrace_io::{Error, Result};
 use terrace_sstable::{Kind, Slice};
 
+use crate::access::{Access, ReadWrite};
 use crate::batch::{check_sizes, encode_operation};
 use crate::commit::Request;
 use crate::compact;
 use crate::current::Current;
-use crate::db::Handle;
 use crate::iter::{Cursor, Iter, borrowed, owned_bounds, prefix_bounds};
 use crate::options::{Durability, KeyspaceOptions};
 use crate::read_stats::{ReadStats, Recorder};
@@ -88,7 +89,8 @@ impl std::fmt::Debug for KeyspaceInner {
 }
 
 /// A handle to a keyspace. Cheap to clone, usable from any thread. Made by [`crate::Db::keyspace`]; a [`crate::Db`]
-/// is itself a handle to the keyspace `default`.
+/// is itself a handle to the keyspace `default`. Those of a [`crate::ReadOnlyDb`] can be read from in the same ways,
+/// and have no others.
 ///
 /// ```
 /// # fn main() -> terrace::Result<()> {
@@ -102,35 +104,137 @@ impl std::fmt::Debug for KeyspaceInner {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
-pub struct Keyspace {
-    handle: Arc<Handle>,
-    inner: Arc<KeyspaceInner>,
+pub struct Keyspace<A: Access = ReadWrite> {
+    handle: Arc<A::Handle>,
+    inner: Arc<A::Keyspace>,
 }
 
-impl Keyspace {
-    pub(crate) fn new(handle: Arc<Handle>, inner: Arc<KeyspaceInner>) -> Self {
+impl<A: Access> Clone for Keyspace<A> {
+    fn clone(&self) -> Self {
+        Keyspace { handle: self.handle.clone(), inner: self.inner.clone() }
+    }
+}
+
+impl<A: Access> fmt::Debug for Keyspace<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyspace").field("handle", &self.handle).field("inner", &self.inner).finish()
+    }
+}
+
+/// Reading, for handles of both kinds.
+impl<A: Access> Keyspace<A> {
+    pub(crate) fn new(handle: Arc<A::Handle>, inner: Arc<A::Keyspace>) -> Self {
         Keyspace { handle, inner }
     }
 
-    pub(crate) fn inner(&self) -> &Arc<KeyspaceInner> {
+    pub(crate) fn inner(&self) -> &Arc<A::Keyspace> {
         &self.inner
     }
 
-    pub(crate) fn handle(&self) -> &Arc<Handle> {
+    pub(crate) fn handle(&self) -> &Arc<A::Handle> {
         &self.handle
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.inner.name
+        A::name(&self.inner)
     }
 
     /// The options that it was created with.
     pub fn options(&self) -> &KeyspaceOptions {
-        &self.inner.options
+        A::options(&self.inner)
     }
 
+    /// The value of a key. It borrows from where it lies (a table's mapping, a memtable) and keeps that alive: nothing
+    /// is copied out of an uncompressed table.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
+        let (state, visible) = A::look(&self.handle, &self.inner)?;
+        Ok(state.find(key.as_ref(), visible)?.map(|hit| hit.into_slice()))
+    }
+
+    /// Shows the value of a key to `read`, where it lies: the cheapest way to look at one.
+    pub fn get_with<R>(&self, key: impl AsRef<[u8]>, read: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+        let (state, visible) = A::look(&self.handle, &self.inner)?;
+        Ok(state.find(key.as_ref(), visible)?.map(|hit| read(hit.value())))
+    }
+
+    /// The value of a key, as [`Keyspace::get`] gives it, and what it took to find it: the tables that were asked, by
+    /// which path, what was looked at, page faults, bytes read from the device. Takes about a microsecond more for each
+    /// table that is asked.
+    ///
+    /// ```
+    /// # fn main() -> terrace::Result<()> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let db = terrace::Db::open(directory.path())?;
+    /// db.put("pear", "green")?;
+    /// db.flush()?;
+    /// let (value, stats) = db.get_with_stats("pear")?;
+    /// assert_eq!(value.as_deref(), Some(&b"green"[..]));
+    /// assert_eq!(stats.tables[0].level, 0);
+    /// assert_eq!(stats.tables[0].blocks(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn get_with_stats(&self, key: impl AsRef<[u8]>) -> Result<(Option<Slice>, ReadStats)> {
+        let (state, visible) = A::look(&self.handle, &self.inner)?;
+        let mut recorder = Recorder::start();
+        let found = state.find_observed(key.as_ref(), visible, &mut recorder)?;
+        Ok((found.map(|hit| hit.into_slice()), recorder.finish()))
+    }
+
+    /// The values of many keys, in their order, all as of one moment. Faster than a get for each, since waits for
+    /// memory overlap: about twice as fast for a batch of 32 in uncompressed tables that are larger than the processor's
+    /// caches (measured on x86-64; other processors are given no hints).
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Slice>>> {
+        let (state, visible) = A::state(&self.handle, &self.inner)?;
+        let keys: Vec<K> = keys.into_iter().collect();
+        state.find_all(&keys, visible)
+    }
+
+    /// Whether a key has a value.
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let (state, visible) = A::look(&self.handle, &self.inner)?;
+        Ok(state.find(key.as_ref(), visible)?.is_some())
+    }
+
+    /// All entries, in key order, from both ends.
+    pub fn iter(&self) -> Result<Iter> {
+        self.range::<&[u8]>(..)
+    }
+
+    /// The entries with keys in a range, in key order, from both ends.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if the range starts after its end.
+    pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<Iter> {
+        let (state, visible) = A::state(&self.handle, &self.inner)?;
+        let bounds = owned_bounds(range)?;
+        Ok(Iter::new(state, visible, bounds))
+    }
+
+    /// The entries whose keys begin with `prefix`, in key order, from both ends.
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Iter> {
+        let (state, visible) = A::state(&self.handle, &self.inner)?;
+        Ok(Iter::new(state, visible, prefix_bounds(prefix.as_ref())))
+    }
+
+    /// A lending cursor over all entries, as they are now.
+    pub fn cursor(&self) -> Result<Cursor> {
+        let (state, visible) = A::state(&self.handle, &self.inner)?;
+        Ok(Cursor::new(state, visible))
+    }
+
+    /// Roughly how many bytes the entries with keys in a range take: on disk for those in tables, in memory for the
+    /// rest. On settled data it is within 10 % for ranges of more than a few blocks.
+    pub fn approximate_size<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<u64> {
+        let (state, _) = A::state(&self.handle, &self.inner)?;
+        let bounds = owned_bounds(range)?;
+        compact::approximate_size(&state, borrowed(&bounds))
+    }
+}
+
+/// Writing.
+impl Keyspace {
     /// Writes a value, with the database's durability.
     ///
     /// # Errors
@@ -174,97 +278,9 @@ impl Keyspace {
         self.handle.core.write(request, durability)
     }
 
-    #[inline(always)]
     fn check(&self) -> Result<()> {
         self.handle.core.check_open()?;
         self.inner.check_exists()
-    }
-
-    /// The value of a key. It borrows from where it lies (a table's mapping, a memtable) and keeps that alive: nothing
-    /// is copied out of an uncompressed table.
-    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
-        self.check()?;
-        let (state, visible) = self.inner.peek_at(&self.handle.core.visible);
-        Ok(state.find(key.as_ref(), visible)?.map(|hit| hit.into_slice()))
-    }
-
-    /// Shows the value of a key to `read`, where it lies: the cheapest way to look at one.
-    pub fn get_with<R>(&self, key: impl AsRef<[u8]>, read: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
-        self.check()?;
-        let (state, visible) = self.inner.peek_at(&self.handle.core.visible);
-        Ok(state.find(key.as_ref(), visible)?.map(|hit| read(hit.value())))
-    }
-
-    /// The value of a key, as [`Keyspace::get`] gives it, and what it took to find it: the tables that were asked, by
-    /// which path, what was looked at, page faults, bytes read from the device. Takes about a microsecond more for each
-    /// table that is asked.
-    ///
-    /// ```
-    /// # fn main() -> terrace::Result<()> {
-    /// # let directory = tempfile::tempdir().unwrap();
-    /// # let db = terrace::Db::open(directory.path())?;
-    /// db.put("pear", "green")?;
-    /// db.flush()?;
-    /// let (value, stats) = db.get_with_stats("pear")?;
-    /// assert_eq!(value.as_deref(), Some(&b"green"[..]));
-    /// assert_eq!(stats.tables[0].level, 0);
-    /// assert_eq!(stats.tables[0].blocks(), 1);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn get_with_stats(&self, key: impl AsRef<[u8]>) -> Result<(Option<Slice>, ReadStats)> {
-        self.check()?;
-        let (state, visible) = self.inner.peek_at(&self.handle.core.visible);
-        let mut recorder = Recorder::start();
-        let found = state.find_observed(key.as_ref(), visible, &mut recorder)?;
-        Ok((found.map(|hit| hit.into_slice()), recorder.finish()))
-    }
-
-    /// The values of many keys, in their order, all as of one moment. Faster than a get for each, since waits for
-    /// memory overlap: about twice as fast for a batch of 32 in uncompressed tables that are larger than the processor's
-    /// caches (measured on x86-64; other processors are given no hints).
-    pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Slice>>> {
-        self.check()?;
-        let (state, visible) = self.inner.state_at(&self.handle.core.visible);
-        let keys: Vec<K> = keys.into_iter().collect();
-        state.find_all(&keys, visible)
-    }
-
-    /// Whether a key has a value.
-    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        self.check()?;
-        let (state, visible) = self.inner.peek_at(&self.handle.core.visible);
-        Ok(state.find(key.as_ref(), visible)?.is_some())
-    }
-
-    /// All entries, in key order, from both ends.
-    pub fn iter(&self) -> Result<Iter> {
-        self.range::<&[u8]>(..)
-    }
-
-    /// The entries with keys in a range, in key order, from both ends.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`] if the range starts after its end.
-    pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<Iter> {
-        self.check()?;
-        let bounds = owned_bounds(range)?;
-        let (state, visible) = self.inner.state_at(&self.handle.core.visible);
-        Ok(Iter::new(state, visible, bounds))
-    }
-
-    /// The entries whose keys begin with `prefix`, in key order, from both ends.
-    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Iter> {
-        self.check()?;
-        let (state, visible) = self.inner.state_at(&self.handle.core.visible);
-        Ok(Iter::new(state, visible, prefix_bounds(prefix.as_ref())))
-    }
-
-    /// A lending cursor over all entries, as they are now.
-    pub fn cursor(&self) -> Result<Cursor> {
-        self.check()?;
-        let (state, visible) = self.inner.state_at(&self.handle.core.visible);
-        Ok(Cursor::new(state, visible))
     }
 
     /// Removes every entry, at once and durably, whatever the durability: the tables are let go of, nothing is
@@ -280,13 +296,5 @@ impl Keyspace {
         self.check()?;
         let bounds = owned_bounds(range)?;
         compact::compact_range(&self.handle.core, &self.inner, borrowed(&bounds))
-    }
-
-    /// Roughly how many bytes the entries with keys in a range take: on disk for those in tables, in memory for the
-    /// rest. On settled data it is within 10 % for ranges of more than a few blocks.
-    pub fn approximate_size<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<u64> {
-        self.check()?;
-        let bounds = owned_bounds(range)?;
-        compact::approximate_size(&self.inner.state(), borrowed(&bounds))
     }
 }

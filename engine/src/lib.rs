@@ -35,16 +35,22 @@
 //! Every handle is `Clone`, `Send` and `Sync`. Readers take no locks, as a rule. Concurrent writers share log writes and
 //! syncs.
 //!
+//! # Processes
+//!
+//! One process writes; any number read what it has written while it does ([`Db::open_read_only`]), and share the pages of
+//! its tables.
+//!
 //! # The directory is trusted
 //!
-//! Tables are mapped, so while a database is open nothing else may change its files: the directory is locked against
-//! other Terrace processes, and created readable by its owner only. Damage that was there before is detected by
-//! checksums on first touch. Where others own the directory or may write to it, and on network file systems, tables are
-//! read by `pread` instead ([`PointReads::Auto`]). On an I/O error under a mapping the operating system sends a signal;
-//! where that is not acceptable, open with [`Options::point_reads`]`(`[`PointReads::Pread`]`)`.
+//! Tables are mapped, so while a database is open nothing but its writer may change its files: the directory is locked
+//! against other Terrace processes that would write, and created readable by its owner only. Damage that was there before
+//! is detected by checksums on first touch. Where others own the directory or may write to it, and on network file
+//! systems, tables are read by `pread` instead ([`PointReads::Auto`]). On an I/O error under a mapping the operating system
+//! sends a signal; where that is not acceptable, open with [`Options::point_reads`]`(`[`PointReads::Pread`]`)`.
 
 #![deny(unsafe_code)]
 
+mod access;
 mod arena;
 mod batch;
 mod catalog;
@@ -55,7 +61,9 @@ mod core;
 mod counters;
 mod current;
 mod db;
+mod directory;
 mod flush;
+mod follower;
 mod group_commit;
 mod group_sync;
 mod hazards;
@@ -64,17 +72,21 @@ mod iter;
 mod keyspace;
 mod log;
 mod log_keeper;
+mod log_tail;
 #[cfg(test)]
 #[cfg(terrace_loom)]
 mod loom_models;
 mod manifest;
+mod manifest_image;
 mod memtable;
 mod metrics;
 mod options;
 mod poison;
+mod read_only;
 mod read_stats;
 mod recovery;
 mod repair;
+mod replay;
 mod scrub;
 mod service;
 mod snapshot;
@@ -85,6 +97,7 @@ mod tree;
 mod version;
 mod work;
 
+pub use access::{Access, ReadOnly, ReadWrite};
 pub use batch::WriteBatch;
 pub use db::Db;
 pub use health::Health;
@@ -92,6 +105,7 @@ pub use iter::{Cursor, Iter};
 pub use keyspace::Keyspace;
 pub use metrics::{KeyspaceMetrics, LevelMetrics, Metrics};
 pub use options::{Durability, KeyspaceOptions, Options};
+pub use read_only::{ReadOnlyDb, ReadOnlyKeyspace, ReadOnlySnapshot};
 pub use read_stats::{ReadCost, ReadStats, TableRead};
 pub use repair::{
     Finding, Lost, ManifestState, SalvageOptions, SalvageReport, SalvagedKeyspace, Severity, VerifyOptions,

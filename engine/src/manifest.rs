@@ -9,12 +9,10 @@ use std::sync::Arc;
 
 use terrace_io::{Bug, Error, FileSystem, Operation, Result};
 use terrace_sstable::parse_table_file_name;
-use terrace_wal::{
-    GrowingLog, HEADER_BYTES, Position, RecordKind, SegmentReader, parse_segment_file_name,
-    segment_holds_records,
-};
+use terrace_wal::{GrowingLog, HEADER_BYTES, RecordKind, parse_segment_file_name, segment_holds_records};
 
 use crate::catalog::{Catalog, DEFAULT_KEYSPACE, Edit, EditError, NEXT_TABLE_MAX, decode, encode};
+use crate::manifest_image::ManifestImage;
 use crate::poison::Poison;
 
 pub(crate) const MANIFEST: &str = "MANIFEST";
@@ -73,39 +71,17 @@ impl Manifest {
     /// Reads the manifest of a database. `None` if there is no such file. Writes nothing: what a torn commit may have
     /// left behind the end is erased by the first commit, once everything else was found to be sound.
     pub fn open(fs: Arc<dyn FileSystem>, dir: &Path, poison: Arc<Poison>) -> Result<Option<Manifest>> {
-        let path = dir.join(MANIFEST);
-        let mut reader = match SegmentReader::open(&*fs, &path) {
-            Ok(reader) => reader,
-            Err(error) if error.is_not_found() => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let (generation, log_id) = (reader.header().number, reader.header().log_id);
-        let mut catalog = Catalog::default();
-        let mut end = Position::default();
-        let mut records = 0_u64;
-        while let Some(record) = reader.next()? {
-            records += 1;
-            let offset = u64::from(record.position.offset);
-            if record.kind != RecordKind::VersionEdit {
-                return Err(Error::corruption(&path, offset, "a manifest record is not a version edit"));
-            }
-            apply(&mut catalog, decode_edit(&record.payload, &path, offset)?, &path, offset)?;
-            end = record.end;
-        }
-        check_whole(&catalog, log_id, &path)?;
-        reader.require_end()?;
-        drop(reader);
-        let snapshot_bytes = u64::from(end.offset);
+        let Some(image) = ManifestImage::read(&*fs, dir)? else { return Ok(None) };
         let dir = dir.to_owned();
         let (bytes_written, closed) = (0, false);
         Ok(Some(Manifest {
             fs,
             dir,
             log: None,
-            generation,
-            snapshot_bytes,
-            is_snapshot: records == 1,
-            catalog,
+            generation: image.generation,
+            snapshot_bytes: image.end,
+            is_snapshot: image.records == 1,
+            catalog: image.catalog,
             poison,
             bytes_written,
             closed,
@@ -249,6 +225,24 @@ pub(crate) fn unknown_segments(
         }
     }
     Ok(found)
+}
+
+/// Refuses a manifest that has lost its end: see [`unknown_segments`].
+pub(crate) fn require_whole_log(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    catalog: &Catalog,
+    names: &[String],
+) -> Result<()> {
+    match unknown_segments(fs, dir, catalog, names)?.first() {
+        None => Ok(()),
+        Some(number) => {
+            let what = format!(
+                "the manifest does not know log segment {number}, which holds records: it has lost its end"
+            );
+            Err(Error::corruption(dir.join(MANIFEST), 0, what))
+        }
+    }
 }
 
 /// Writes a catalog as a new manifest, durably, but not yet under its name. Says where its records end.

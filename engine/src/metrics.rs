@@ -4,12 +4,17 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use terrace_compaction::LEVELS;
+use terrace_sstable::TableContext;
 
+use crate::compact::{debt, policy};
 use crate::core::Core;
+use crate::follower::Follower;
 use crate::throttle::StallMetrics;
+use crate::version::State;
 
-/// Everything that is counted, at one moment. Totals are since the database was opened.
-#[derive(Debug, Clone)]
+/// Everything that is counted, at one moment. Totals are since the database was opened, and count what this process
+/// has done: of a [`crate::ReadOnlyDb`], all that is about writing is 0.
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Metrics {
     /// Time since the database was opened.
@@ -134,57 +139,33 @@ impl Metrics {
         }
     }
 
+    /// Of a database that is open for writing.
     pub(crate) fn gather(core: &Core) -> Metrics {
         let load = |counter: &AtomicU64| counter.load(Relaxed);
         let counters = &core.counters;
-        let mut levels: Vec<LevelMetrics> = (0..LEVELS)
-            .map(|level| LevelMetrics {
-                level,
-                bytes_read: load(&counters.level_read[level]),
-                bytes_written: load(&counters.level_written[level]),
-                ..LevelMetrics::default()
-            })
-            .collect();
-        let mut keyspaces = Vec::new();
-        let mut compaction_debt_bytes = 0;
+        let mut metrics = Metrics::of_tables(&core.tables);
+        for (level, figures) in metrics.levels.iter_mut().enumerate() {
+            figures.bytes_read = load(&counters.level_read[level]);
+            figures.bytes_written = load(&counters.level_written[level]);
+        }
         for keyspace in core.keyspaces.load().values() {
             let state = keyspace.state();
-            compaction_debt_bytes += core.debt(keyspace, &state.version);
-            let mut figures = KeyspaceMetrics {
-                name: keyspace.name.clone(),
-                tables: 0,
-                table_bytes: 0,
-                table_entries: 0,
-                table_deletes: 0,
-                memtables: 1 + state.sealed.len(),
-                memtable_bytes: state.memtables().map(|memtable| memtable.heap_bytes()).sum(),
-            };
-            for (level, table) in state.version.tables() {
-                let meta = table.meta();
-                figures.tables += 1;
-                figures.table_bytes += meta.file_len;
-                figures.table_entries += meta.entries;
-                figures.table_deletes += meta.deletes;
-                levels[level].tables += 1;
-                levels[level].bytes += meta.file_len;
-            }
-            keyspaces.push(figures);
+            metrics.compaction_debt_bytes += core.debt(keyspace, &state.version);
+            metrics.add_keyspace(&keyspace.name, &state);
         }
         let (log_bytes, manifest_bytes_written) = {
             let manifest = core.manifest.lock();
-            (manifest.catalog().segments.values().sum(), manifest.bytes_written())
+            (manifest.catalog().log_bytes(), manifest.bytes_written())
         };
-        let totals = core.tables.counters.totals();
         let (snapshots, oldest_snapshot) = core.snapshots.count_and_oldest();
-        let (minor_faults, major_faults) = page_faults();
         let (pinned_tables, pinned_bytes) = core.pinned();
-        let compaction_bytes_written = levels[1..].iter().map(|level| level.bytes_written).sum();
+        let compaction_bytes_written = metrics.levels[1..].iter().map(|level| level.bytes_written).sum();
         Metrics {
             uptime: core.uptime(),
             user_bytes_written: load(&counters.user_bytes_written),
             log_bytes_written: load(&core.log.bytes_written),
             flush_bytes_written: load(&counters.flush_bytes_written),
-            compaction_bytes_read: levels.iter().map(|level| level.bytes_read).sum(),
+            compaction_bytes_read: metrics.levels.iter().map(|level| level.bytes_read).sum(),
             compaction_bytes_written,
             manifest_bytes_written,
             flushes: load(&counters.flushes),
@@ -192,10 +173,44 @@ impl Metrics {
             trivial_moves: load(&counters.trivial_moves),
             log_syncs: core.log.syncs(),
             log_bytes,
-            memtable_bytes: keyspaces.iter().map(|keyspace| keyspace.memtable_bytes).sum(),
-            disk_bytes: levels.iter().map(|level| level.bytes).sum::<u64>() + log_bytes,
-            compaction_debt_bytes,
+            disk_bytes: metrics.disk_bytes + log_bytes,
             stalls: core.throttle.metrics(),
+            snapshots,
+            oldest_snapshot,
+            pinned_tables,
+            pinned_bytes,
+            ..metrics
+        }
+    }
+
+    /// Of a database that is open for reading only.
+    pub(crate) fn of_follower(follower: &Follower) -> Metrics {
+        let mut metrics = Metrics::of_tables(&follower.tables);
+        let view = follower.view();
+        for keyspace in &view.keyspaces {
+            // Whether times are quiet, only the writer knows.
+            let policy = policy(&follower.options, &keyspace.known.options, false);
+            metrics.compaction_debt_bytes += debt(&keyspace.state.version, &policy);
+            metrics.add_keyspace(&keyspace.known.name, &keyspace.state);
+        }
+        let log_bytes = view.image.catalog.log_bytes();
+        let (pinned_tables, pinned_bytes) = follower.pinned();
+        Metrics {
+            uptime: follower.uptime(),
+            log_bytes,
+            disk_bytes: metrics.disk_bytes + log_bytes,
+            pinned_tables,
+            pinned_bytes,
+            ..metrics
+        }
+    }
+
+    /// What tables have counted when they were read, and what the process has; no keyspaces yet.
+    fn of_tables(tables: &TableContext) -> Metrics {
+        let totals = tables.counters.totals();
+        let (minor_faults, major_faults) = page_faults();
+        Metrics {
+            levels: (0..LEVELS).map(|level| LevelMetrics { level, ..LevelMetrics::default() }).collect(),
             locator_checks: totals.locator_checks,
             locator_negatives: totals.locator_negatives,
             locator_false_positives: totals.locator_false_positives,
@@ -209,13 +224,33 @@ impl Metrics {
             page_cache_disagreements: totals.disagreements,
             minor_faults,
             major_faults,
-            snapshots,
-            oldest_snapshot,
-            pinned_tables,
-            pinned_bytes,
-            levels,
-            keyspaces,
+            ..Metrics::default()
         }
+    }
+
+    /// Adds what a keyspace has.
+    fn add_keyspace(&mut self, name: &str, state: &State) {
+        let mut figures = KeyspaceMetrics {
+            name: name.to_owned(),
+            tables: 0,
+            table_bytes: 0,
+            table_entries: 0,
+            table_deletes: 0,
+            memtables: 1 + state.sealed.len(),
+            memtable_bytes: state.memtables().map(|memtable| memtable.heap_bytes()).sum(),
+        };
+        for (level, table) in state.version.tables() {
+            let meta = table.meta();
+            figures.tables += 1;
+            figures.table_bytes += meta.file_len;
+            figures.table_entries += meta.entries;
+            figures.table_deletes += meta.deletes;
+            self.levels[level].tables += 1;
+            self.levels[level].bytes += meta.file_len;
+        }
+        self.memtable_bytes += figures.memtable_bytes;
+        self.disk_bytes += figures.table_bytes;
+        self.keyspaces.push(figures);
     }
 }
 

@@ -17,21 +17,23 @@ use terrace_io::{Bug, Error, FileSystem, Result};
 use terrace_sstable::{
     BlockCache, Cause, Table, TableContext, TableMeta, parse_table_file_name, table_file_name,
 };
-use terrace_wal::{LogReader, Position, Record, RecordKind, parse_segment_file_name, segment_file_name};
+use terrace_wal::{LogReader, Position, parse_segment_file_name};
 
-use crate::batch::{Operation, Operations, collect_batch};
+use crate::batch::Operation;
 use crate::catalog::{Catalog, CatalogKeyspace, Change, NEXT_TABLE_MAX};
 use crate::commit::{Committer, Writer};
 use crate::core::{Core, Keyspaces};
 use crate::counters::Counters;
 use crate::current::Visible;
+use crate::directory;
 use crate::flush::write_memtables;
 use crate::keyspace::KeyspaceInner;
 use crate::log::Log;
 use crate::log_keeper::{self, LogKeeper};
-use crate::manifest::{MANIFEST, MANIFEST_TEMPORARY, Manifest, is_temporary, unknown_segments};
+use crate::manifest::{Manifest, is_temporary, require_whole_log};
 use crate::options::Options;
 use crate::poison::Poison;
+use crate::replay::History;
 use crate::scrub;
 use crate::service::{self, Service};
 use crate::snapshot::Snapshots;
@@ -46,13 +48,13 @@ pub(crate) const MAX_VALUE_BYTES: u64 = 64 << 20;
 /// Opens, recovers and starts a database.
 pub(crate) fn open(dir: &Path, options: &Options) -> Result<Arc<Core>> {
     let fs = options.file_system.clone();
-    prepare_directory(&*fs, dir, options.create_if_missing)?;
+    directory::prepare(&*fs, dir, options.create_if_missing)?;
     let lock = match fs.lock_dir(dir) {
         Err(Error::Locked { .. }) if Bug::LockIgnored.is_planted() => None,
         lock => Some(lock?),
     };
     // Looked at again: another process may have had it until now.
-    let names = prepare_directory(&*fs, dir, options.create_if_missing)?;
+    let names = directory::prepare(&*fs, dir, options.create_if_missing)?;
 
     let poison = Arc::new(Poison::default());
     let manifest = match Manifest::open(fs.clone(), dir, poison.clone())? {
@@ -136,36 +138,6 @@ fn persist_options(core: &Core) -> Result<()> {
     let id = catalog.database_id;
     let created_micros = catalog.created_micros;
     manifest.commit(vec![Change::Database { id, created_micros, max_value_bytes: core.max_value_bytes }])
-}
-
-/// Makes sure that a directory is one that may be opened, and lists it.
-fn prepare_directory(fs: &dyn FileSystem, dir: &Path, create: bool) -> Result<Vec<String>> {
-    let not_a_database = |what: &str| Error::NotADatabase { path: dir.to_owned(), what: what.to_owned() };
-    let names = match fs.read_dir(dir) {
-        Ok(names) => names,
-        Err(error) if error.is_not_found() && create => {
-            fs.create_dir_all(dir)?;
-            Vec::new()
-        }
-        Err(error) if error.is_not_found() => return Err(not_a_database("there is no such directory")),
-        Err(error) => return Err(error),
-    };
-    if names.iter().any(|name| name == MANIFEST) {
-        return Ok(names);
-    }
-    let is_data =
-        |name: &String| parse_table_file_name(name).is_some() || parse_segment_file_name(name).is_some();
-    if names.iter().any(is_data) {
-        let what = "the manifest is missing, but there are tables or log segments: restore it from a backup, or save \
-                    what is left with `terrace salvage`";
-        return Err(Error::corruption(dir.join(MANIFEST), 0, what));
-    }
-    let is_ours = |name: &String| ["LOCK", MANIFEST_TEMPORARY, "lost+found"].contains(&&**name);
-    match names.iter().find(|name| !is_ours(name)) {
-        Some(other) => Err(not_a_database(&format!("it holds other files, {other:?} among them"))),
-        None if create => Ok(names),
-        None => Err(not_a_database("the directory is empty")),
-    }
 }
 
 fn check_options(catalog: &Catalog, options: &Options) -> Result<()> {
@@ -262,12 +234,7 @@ fn build_core(
 /// Brings back what the log holds beyond the tables.
 fn replay(core: &Core, names: &[String]) -> Result<()> {
     let catalog = core.manifest.lock().catalog().clone();
-    if let Some(number) = unknown_segments(&*core.fs, &core.dir, &catalog, names)?.first() {
-        let what = format!(
-            "the manifest does not know log segment {number}, which holds records: it has lost its end"
-        );
-        return Err(Error::corruption(core.dir.join(MANIFEST), 0, what));
-    }
+    require_whole_log(&*core.fs, &core.dir, &catalog, names)?;
     if catalog.segments.is_empty() {
         return Ok(());
     }
@@ -294,41 +261,20 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     fn run(&mut self, reader: &mut LogReader<'_>) -> Result<()> {
+        let mut history = History::new(&self.core.dir, self.catalog);
         let mut end = reader.last_good_end();
         while let Some(record) = reader.next()? {
-            if !self.accept(&record)? {
-                break;
+            let Some(batch) = history.accept(&record)? else { break };
+            let taken = if Bug::BatchTorn.is_planted() { 1 } else { batch.operations.len() };
+            for (sequence, operation) in (batch.first..).zip(&batch.operations[..taken]) {
+                self.apply(sequence, operation, batch.segment)?;
             }
+            self.last_sequence = Some(history.next_sequence() - 1);
             end = record.end;
         }
         // Either this is the end, or something behind it proves that acknowledged bytes were lost.
         reader.require_not_synced_beyond(end)?;
         self.finish(end)
-    }
-
-    /// Takes a record in. Says no if it does not continue the history: a record before it is lost.
-    fn accept(&mut self, record: &Record) -> Result<bool> {
-        let damaged = |what: &str| {
-            let path = self.core.dir.join(segment_file_name(record.position.segment));
-            Error::corruption(path, u64::from(record.position.offset), what)
-        };
-        if record.kind != RecordKind::Batch {
-            return Err(damaged("a log record is not a batch"));
-        }
-        let (first, count, operations) = Operations::from_payload(&record.payload).map_err(damaged)?;
-        if first != self.last_sequence.map_or(self.catalog.log_first_sequence, |last| last + 1) {
-            return Ok(false);
-        }
-        let operations = collect_batch(first, count, operations).map_err(damaged)?;
-        if operations.iter().any(|operation| operation.keyspace_id >= self.catalog.next_keyspace) {
-            return Err(damaged("a batch writes to a keyspace that the manifest does not know"));
-        }
-        let taken = if Bug::BatchTorn.is_planted() { 1 } else { operations.len() };
-        for (sequence, operation) in (first..).zip(&operations[..taken.min(operations.len())]) {
-            self.apply(sequence, operation, record.position.segment)?;
-        }
-        self.last_sequence = Some(first + u64::from(count) - 1);
-        Ok(true)
     }
 
     fn apply(&mut self, sequence: u64, operation: &Operation<'_>, segment: u32) -> Result<()> {

@@ -5,12 +5,13 @@ use std::ops::RangeBounds;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use terrace_io::{Bug, Error, Result};
+use terrace_io::{Bug, Result};
 use terrace_sstable::Slice;
 
+use crate::access::{Access, ReadWrite, of_different_databases};
 use crate::db::Handle;
 use crate::iter::{Cursor, Iter, owned_bounds, prefix_bounds};
-use crate::keyspace::Keyspace;
+use crate::keyspace::{Keyspace, KeyspaceInner};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::version::State;
@@ -68,7 +69,8 @@ impl Snapshots {
 }
 
 /// The whole database as it was at one moment: consistent across keyspaces, unmoved by later writes, deletes, clears
-/// and drops. Cheap to make and to clone. While it lives, compaction keeps the versions that it sees.
+/// and drops. Cheap to make and to clone. While it lives, compaction keeps the versions that it sees; the tables that one
+/// of a [`crate::ReadOnlyDb`] sees, it keeps itself.
 ///
 /// ```
 /// # fn main() -> terrace::Result<()> {
@@ -81,12 +83,24 @@ impl Snapshots {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    registration: Arc<Registration>,
+pub struct Snapshot<A: Access = ReadWrite> {
+    inner: Arc<A::Snapshot>,
 }
 
-struct Registration {
+impl<A: Access> Clone for Snapshot<A> {
+    fn clone(&self) -> Self {
+        Snapshot { inner: self.inner.clone() }
+    }
+}
+
+impl<A: Access> std::fmt::Debug for Snapshot<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").field("inner", &self.inner).finish()
+    }
+}
+
+/// A snapshot in the registry, as long as somebody has it.
+pub(crate) struct Registration {
     handle: Arc<Handle>,
     id: SnapshotId,
 }
@@ -108,29 +122,43 @@ impl Drop for Registration {
     }
 }
 
-impl Snapshot {
-    pub(crate) fn new(handle: Arc<Handle>) -> Self {
+impl Registration {
+    pub fn new(handle: Arc<Handle>) -> Self {
         let core = &handle.core;
         let id = core.snapshots.register(|| core.visible.get());
-        Snapshot { registration: Arc::new(Registration { handle, id }) }
+        Registration { handle, id }
+    }
+
+    pub fn sequence(&self) -> u64 {
+        self.id.0
+    }
+
+    /// What it sees of a keyspace of the database of `handle`.
+    pub fn state(&self, handle: &Handle, keyspace: &KeyspaceInner) -> Result<Arc<State>> {
+        self.handle.core.check_open()?;
+        if !Arc::ptr_eq(&self.handle.core, &handle.core) {
+            return Err(of_different_databases());
+        }
+        Ok(keyspace.state_for(self.id.1))
+    }
+}
+
+impl<A: Access> Snapshot<A> {
+    pub(crate) fn new(inner: A::Snapshot) -> Self {
+        Snapshot { inner: Arc::new(inner) }
     }
 
     /// The sequence number up to which it sees writes.
     pub fn sequence(&self) -> u64 {
-        self.registration.id.0
+        A::snapshot_sequence(&self.inner)
     }
 
-    fn state(&self, keyspace: &Keyspace) -> Result<Arc<State>> {
-        let handle = &self.registration.handle;
-        handle.core.check_open()?;
-        if !Arc::ptr_eq(&handle.core, &keyspace.handle().core) {
-            return Err(Error::invalid("the snapshot and the keyspace belong to different databases"));
-        }
-        Ok(keyspace.inner().state_for(self.registration.id.1))
+    fn state(&self, keyspace: &Keyspace<A>) -> Result<Arc<State>> {
+        A::snapshot_state(&self.inner, keyspace.handle(), keyspace.inner())
     }
 
     /// See [`Keyspace::get`].
-    pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
+    pub fn get(&self, keyspace: &Keyspace<A>, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
         let state = self.state(keyspace)?;
         Ok(state.find(key.as_ref(), self.sequence())?.map(|hit| hit.into_slice()))
     }
@@ -138,7 +166,7 @@ impl Snapshot {
     /// See [`Keyspace::get_with`].
     pub fn get_with<R>(
         &self,
-        keyspace: &Keyspace,
+        keyspace: &Keyspace<A>,
         key: impl AsRef<[u8]>,
         read: impl FnOnce(&[u8]) -> R,
     ) -> Result<Option<R>> {
@@ -149,7 +177,7 @@ impl Snapshot {
     /// See [`Keyspace::multi_get`].
     pub fn multi_get<K: AsRef<[u8]>>(
         &self,
-        keyspace: &Keyspace,
+        keyspace: &Keyspace<A>,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Slice>>> {
         let state = self.state(keyspace)?;
@@ -158,28 +186,28 @@ impl Snapshot {
     }
 
     /// See [`Keyspace::contains_key`].
-    pub fn contains_key(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
+    pub fn contains_key(&self, keyspace: &Keyspace<A>, key: impl AsRef<[u8]>) -> Result<bool> {
         let state = self.state(keyspace)?;
         Ok(state.find(key.as_ref(), self.sequence())?.is_some())
     }
 
     /// See [`Keyspace::iter`].
-    pub fn iter(&self, keyspace: &Keyspace) -> Result<Iter> {
+    pub fn iter(&self, keyspace: &Keyspace<A>) -> Result<Iter> {
         self.range::<&[u8]>(keyspace, ..)
     }
 
     /// See [`Keyspace::range`].
-    pub fn range<K: AsRef<[u8]>>(&self, keyspace: &Keyspace, range: impl RangeBounds<K>) -> Result<Iter> {
+    pub fn range<K: AsRef<[u8]>>(&self, keyspace: &Keyspace<A>, range: impl RangeBounds<K>) -> Result<Iter> {
         Ok(Iter::new(self.state(keyspace)?, self.sequence(), owned_bounds(range)?))
     }
 
     /// See [`Keyspace::prefix`].
-    pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<Iter> {
+    pub fn prefix(&self, keyspace: &Keyspace<A>, prefix: impl AsRef<[u8]>) -> Result<Iter> {
         Ok(Iter::new(self.state(keyspace)?, self.sequence(), prefix_bounds(prefix.as_ref())))
     }
 
     /// See [`Keyspace::cursor`].
-    pub fn cursor(&self, keyspace: &Keyspace) -> Result<Cursor> {
+    pub fn cursor(&self, keyspace: &Keyspace<A>) -> Result<Cursor> {
         Ok(Cursor::new(self.state(keyspace)?, self.sequence()))
     }
 }

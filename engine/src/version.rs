@@ -246,6 +246,11 @@ impl State {
         }
     }
 
+    /// Of a keyspace in which nothing is, and nothing will be.
+    pub fn empty() -> Self {
+        State::new(Version::empty(), 0)
+    }
+
     /// Looks a key up: its newest version that is not newer than `snapshot`, unless that is a delete.
     pub fn find(&self, key: &[u8], snapshot: u64) -> Result<Option<Hit<'_>>> {
         self.find_observed(key, snapshot, &mut ())

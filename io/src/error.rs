@@ -69,6 +69,16 @@ pub enum Error {
         holder: String,
     },
 
+    /// A database that is opened for reading only was changed by its writer again and again while it was read, and no
+    /// moment was found at which it stood still. What was seen before can still be read. Try again.
+    #[error("{} was changed during each of {attempts} attempts to read it", path.display())]
+    Busy {
+        /// The database directory.
+        path: PathBuf,
+        /// How many attempts were made.
+        attempts: u32,
+    },
+
     /// An argument was refused: a key or value over its limit, a reversed range, options that contradict those the
     /// database was created with. Nothing was changed.
     #[error("{0}")]
@@ -143,7 +153,8 @@ impl Error {
             | Error::Corruption { path, .. }
             | Error::UnsupportedFormat { path, .. }
             | Error::NotADatabase { path, .. }
-            | Error::Locked { path, .. } => Some(path),
+            | Error::Locked { path, .. }
+            | Error::Busy { path, .. } => Some(path),
             Error::Poisoned { cause } | Error::OutcomeUnknown { cause } => cause.path(),
             _ => None,
         }

@@ -138,8 +138,9 @@ impl TableCursor {
         }
         let storage = self.table.storage()?;
         if !storage.is_whole() {
-            if self.run >= LONG_SCAN_BLOCKS_PREAD {
-                self.reader = Some(self.stream(false)?);
+            if self.run.is_multiple_of(LONG_SCAN_BLOCKS_PREAD) {
+                // As below: the table has a descriptor of its own.
+                self.reader = self.stream(false).ok();
             }
             return Ok(());
         }
