@@ -163,15 +163,41 @@ fn an_output_that_cannot_be_written_is_an_error() {
     assert!(said.starts_with("terrace: cannot write to standard output: No space left"), "{said}");
 }
 
+/// The names and bytes of all files in a directory.
+fn files(place: &Place, dir: &str) -> Vec<(String, Vec<u8>)> {
+    let names = place.names(dir).into_iter();
+    names.map(|name| (name.clone(), std::fs::read(place.path(dir).join(name)).unwrap())).collect()
+}
+
 #[test]
-fn a_database_in_use_is_refused() {
+fn a_database_in_use_can_be_read_and_no_more() {
     let place = fruit();
     let db = terrace::Db::open(place.path("db")).unwrap();
-    for arguments in [&["get", "db", "apple"][..], &["put", "db", "apple", "green"], &["stats", "db"]] {
+    db.put("date", "brown").unwrap();
+    let before = files(&place, "db");
+    assert_eq!(place.run("terrace", &["get", "db", "date"]).ok(), "brown");
+    assert_eq!(place.run("terrace", &["get", "db", "apple"]).ok(), "red");
+    let lines = place.run("terrace", &["scan", "db", "--from", "c"]).ok();
+    assert_eq!(lines, "cherry\tdark red\ndate\tbrown\n");
+    assert!(place.run("terrace", &["stats", "db"]).ok().contains("all right"));
+    for arguments in [&["put", "db", "apple", "green"][..], &["delete", "db", "apple"], &["compact", "db"]] {
         place.run("terrace", arguments).fails("terrace", 2, &["db", "in use"]);
     }
+    assert!(files(&place, "db") == before, "nothing has changed");
+
+    // As a crash would leave it: what is in the log is shown, and stays there.
+    std::fs::create_dir(place.path("left")).unwrap();
+    for (name, bytes) in before {
+        std::fs::write(place.path("left").join(name), bytes).unwrap();
+    }
     db.close().unwrap();
-    assert_eq!(place.run("terrace", &["get", "db", "apple"]).ok(), "red");
+    let before = files(&place, "left");
+    assert_eq!(place.run("terrace", &["get", "left", "date"]).ok(), "brown");
+    assert_eq!(place.run("terrace", &["scan", "left", "--keys-only"]).ok().lines().count(), 7);
+    place.run("terrace", &["stats", "left"]).ok();
+    assert!(files(&place, "left") == before, "nothing has changed");
+    place.run("terrace", &["put", "left", "fig", "violet"]).ok();
+    assert_eq!(place.run("terrace", &["get", "left", "date"]).ok(), "brown");
 }
 
 #[test]

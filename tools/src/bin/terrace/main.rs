@@ -1,6 +1,6 @@
 //! `terrace`: the everyday command line on a database directory. Each command opens the database, does its work and
-//! closes it; commands that read never create one. `verify` and `salvage` do not open it: they read its files. `doctor`
-//! looks at the machine.
+//! closes it; commands that read open it for reading only, also while another process writes to it, and change nothing.
+//! `verify` and `salvage` do not open it: they read its files. `doctor` looks at the machine.
 
 #![forbid(unsafe_code)]
 

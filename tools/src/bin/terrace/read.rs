@@ -1,4 +1,4 @@
-//! `terrace get` and `terrace scan`.
+//! `terrace get` and `terrace scan`: what was written when they began, whoever goes on writing.
 
 use std::io::Write;
 
@@ -8,13 +8,13 @@ use terrace_tools::notation::{Notation, insert_json};
 use terrace_tools::tool::{self, Failure, Result};
 
 use crate::arguments::{Get, OutputFormat, Scan, notation};
-use crate::database::open_keyspace;
+use crate::database::open_keyspace_to_read;
 
 /// Prints the bare value of a key.
 pub fn get(arguments: &Get) -> Result {
     let notation = notation(arguments.output.hex);
     let key = bytes_of("key", &arguments.key, notation)?;
-    let (db, keyspace) = open_keyspace(&arguments.database)?;
+    let keyspace = open_keyspace_to_read(&arguments.database)?;
     let Some(value) = keyspace.get(&key)? else {
         return Err(Failure::Negative(format!(
             "key {:?} not found in keyspace {:?} of {}",
@@ -32,9 +32,7 @@ pub fn get(arguments: &Get) -> Result {
             out.write_all(&bytes)?;
         }
     }
-    out.flush()?;
-    drop(value);
-    Ok(db.close()?)
+    Ok(out.flush()?)
 }
 
 /// Prints the keys and values of a range.
@@ -43,12 +41,12 @@ pub fn scan(arguments: &Scan) -> Result {
     let whole = bounds(&arguments.range.from, &arguments.range.to, notation)?;
     let prefix =
         arguments.prefix.as_deref().map(|prefix| bytes_of("--prefix", prefix, notation)).transpose()?;
-    let (db, keyspace) = open_keyspace(&arguments.database)?;
+    let keyspace = open_keyspace_to_read(&arguments.database)?;
     let range = match &prefix {
         None => Some(whole),
         Some(prefix) => narrow(whole, prefix),
     };
-    let Some(range) = range else { return Ok(db.close()?) };
+    let Some(range) = range else { return Ok(()) };
     let mut entries = keyspace.range(range)?;
 
     let mut out = tool::output();
@@ -73,9 +71,7 @@ pub fn scan(arguments: &Scan) -> Result {
         line.push(b'\n');
         out.write_all(&line)?;
     }
-    out.flush()?;
-    drop(entries);
-    Ok(db.close()?)
+    Ok(out.flush()?)
 }
 
 fn write_object(out: &mut dyn Write, key: &[u8], value: Option<&[u8]>, notation: Notation) -> Result {

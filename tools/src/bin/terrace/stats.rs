@@ -1,4 +1,4 @@
-//! `terrace stats`: what a database consists of, and its health.
+//! `terrace stats`: what a database consists of, and its health as far as its files show it.
 
 use std::io::{self, Write};
 
@@ -10,15 +10,15 @@ use terrace_tools::figures;
 use terrace_tools::tool::{self, Failure, Result};
 
 use crate::arguments::{OutputFormat, Stats};
-use crate::database::{check_keyspace, open};
+use crate::database::{find_keyspace, open_to_read};
 
 /// Prints them.
 pub fn stats(arguments: &Stats) -> Result {
     let dir = &arguments.dir;
-    let db = open(dir)?;
+    let db = open_to_read(dir)?;
     let (mut metrics, health) = (db.metrics(), db.health());
     if let Some(name) = &arguments.keyspace {
-        check_keyspace(&db, dir, name)?;
+        find_keyspace(&db, name)?;
         metrics.keyspaces.retain(|keyspace| keyspace.name == *name);
     }
     let size = DirectorySize::of(dir).map_err(|error| Failure::file("list", dir, &error))?;
@@ -27,8 +27,7 @@ pub fn stats(arguments: &Stats) -> Result {
         OutputFormat::Json => tool::write_json(&mut out, &as_json(&metrics, &health, &size), true)?,
         OutputFormat::Text => write_text(&mut out, &metrics, &health, &size)?,
     }
-    out.flush()?;
-    Ok(db.close()?)
+    Ok(out.flush()?)
 }
 
 fn write_text(
