@@ -4,7 +4,8 @@
 //! Method: a small workload runs on a file system in memory that knows what was synced. Before each operation that
 //! changes a file it is copied as it could be found after a crash right then: with everything unsynced lost, with
 //! everything kept, with names lost and bytes kept, with bytes lost and names kept, torn in six ways, and as a killed
-//! process leaves it. Meanwhile other threads open these images and ask the oracle (`terrace_tests::oracle`). Of some
+//! process leaves it. Meanwhile other threads open these images and ask the oracle (`terrace_tests::oracle`); each is
+//! opened for reading only before, which must show the same and change nothing. Of some
 //! images the recovery is crashed in the same way, and those images must hold what the first one held. Of some, the
 //! recovered database is written to and opened again.
 //!
@@ -442,6 +443,18 @@ impl Case {
         options.open(&self.directory).map_err(|error| format!("it does not open: {error}"))
     }
 
+    /// Opens what is there for reading only, which changes nothing: what is in it.
+    fn read(&self, fs: &MemoryFileSystem) -> Result<Model, String> {
+        let before = fs.mutations();
+        let reader = (self.options)(Arc::new(fs.clone())).open_read_only(&self.directory);
+        let reader = reader.map_err(|error| format!("it does not open for reading only: {error}"))?;
+        let found = read_all(&reader, &self.keys)?;
+        match fs.mutations() - before {
+            0 => Ok(found),
+            mutations => Err(format!("opened for reading only, it was changed {mutations} times")),
+        }
+    }
+
     /// Opens what is there: what is in it, and after how many changes that is the state.
     fn recover(
         &self,
@@ -449,8 +462,15 @@ impl Case {
         least: usize,
         most: usize,
     ) -> Result<(Db, Model, usize), String> {
+        // Before the first open is over there may be nothing.
+        let is_database =
+            fs.read_dir(&self.directory).is_ok_and(|names| names.iter().any(|name| name == "MANIFEST"));
+        let shown = if is_database { Some(self.read(fs)?) } else { None };
         let db = self.open(fs)?;
         let found = read_all(&db, &self.keys)?;
+        if let Some(difference) = shown.and_then(|shown| shown.difference(&found)) {
+            return Err(format!("opened for reading only, it has shown something else: {difference}"));
+        }
         let count = self.history.find(&found, least..=most)?;
         Ok((db, found, count))
     }

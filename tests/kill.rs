@@ -2,16 +2,18 @@
 //!
 //! Method: the test starts itself as a child that writes numbered records and says how many were acknowledged. It is
 //! killed somewhere in the middle, again and again, and goes on each time behind what the database holds; in between
-//! the parent opens the database, and at the end reads everything back.
+//! the parent opens the database, first for reading only, which must show the same and change nothing, and at the end
+//! reads everything back.
 //!
 //! `TERRACE_RECORDS=10000000 cargo test -p terrace-tests --test kill -- --nocapture` is the long version.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use terrace::{Db, Durability, Options};
+use terrace::{Access, Db, Durability, Options};
 use terrace_tests::covered;
 
 const CHILD: &str = "TERRACE_KILL_CHILD";
@@ -60,6 +62,16 @@ fn write_records(dir: &Path, first: u64) {
     std::thread::sleep(Duration::from_secs(600));
 }
 
+/// The names of all files, with their bytes, hashed, and when each was changed.
+fn files(dir: &Path) -> BTreeMap<String, (u64, SystemTime)> {
+    let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+    let file = |entry: std::fs::DirEntry| {
+        let hash = xxhash_rust::xxh3::xxh3_64(&std::fs::read(entry.path()).unwrap());
+        (entry.file_name().into_string().unwrap(), (hash, entry.metadata().unwrap().modified().unwrap()))
+    };
+    entries.map(file).collect()
+}
+
 fn start_child(dir: &Path, first: u64) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["acknowledged_writes_survive_kill", "--exact", "--nocapture"])
@@ -98,7 +110,7 @@ fn kill_after(mut child: Child, enough: u64) -> u64 {
 }
 
 /// Checks that the database holds the records `0..n`, whole and nothing else, and gives `n`.
-fn check_prefix(db: &Db) -> u64 {
+fn check_prefix<A: Access>(db: &Db<A>) -> u64 {
     let mut seen = vec![false; records() as usize];
     let mut count = 0;
     let mut cursor = db.cursor().unwrap();
@@ -130,8 +142,12 @@ fn acknowledged_writes_survive_kill() {
     for percent in [1, 7, 30, 31, 32, 60, 61, 95, 100] {
         let enough = (records() * percent / 100).max(found + 1).min(records());
         let acknowledged = kill_after(start_child(dir.path(), found), enough);
+        let before = files(dir.path());
+        let shown = check_prefix(&Db::open_read_only(dir.path()).unwrap());
+        assert!(files(dir.path()) == before, "an open for reading only has changed something");
         let db = open(dir.path());
         found = check_prefix(&db);
+        assert_eq!(shown, found, "what a reader was shown, and what was recovered");
         println!("killed at {acknowledged} acknowledged records, found {found}");
         assert!(found >= acknowledged, "{acknowledged} records were acknowledged, {found} are there");
         db.close().unwrap();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
 
-use terrace::{Db, Durability, Error, Keyspace};
+use terrace::{Access, Db, Durability, Error, Keyspace};
 use terrace_io::{FileSystem, MemoryFileSystem};
 use terrace_sstable::{
     BlockCache, Cursor, PointReads, SEQUENCE_MAX, ScanMode, Table, TableContext, explain, layout, verify,
@@ -273,7 +273,7 @@ pub fn log(segments: &[&[u8]]) -> usize {
     good
 }
 
-/// Opens a database of these files, which may be forged, reads everything, writes something, flushes, compacts, closes
+/// Opens a database of these files, which may be forged, for reading only and reads everything; then opens it, writes something, flushes, compacts, closes
 /// it and opens it once more. Whether it opened.
 ///
 /// # Panics
@@ -284,6 +284,14 @@ pub fn database(forged: &Files) -> bool {
     let fs = from_files(forged);
     // What a forged length may make it write.
     fs.set_capacity(Some(fs.total_bytes() + (16 << 20)));
+    if let Ok(reader) = options(&fs).open_read_only(dir()) {
+        let _ = (reader.refresh(), reader.metrics(), reader.health(), reader.snapshot());
+        for name in reader.keyspace_names().unwrap_or_default() {
+            let Ok(keyspace) = reader.keyspace(&name) else { continue };
+            read_some(&keyspace);
+            let _ = keyspace.approximate_size("a".."k");
+        }
+    }
     let db = match options(&fs).open(dir()) {
         Ok(db) => db,
         Err(error) => {
@@ -338,7 +346,7 @@ fn write_and_settle(db: &Db) -> bool {
     written
 }
 
-fn read_some(keyspace: &Keyspace) {
+fn read_some<A: Access>(keyspace: &Keyspace<A>) {
     let Ok(iter) = keyspace.iter() else { return };
     let mut keys = Vec::new();
     for entry in iter.take(SCANNED_MAX) {
@@ -396,7 +404,8 @@ impl Outcome {
 }
 
 /// Opens a database with damaged files and reads everything. It must be in one of `states`: every read gives the right
-/// answer or an error that says where. An open that is refused changes nothing.
+/// answer or an error that says where. An open that is refused changes nothing. One for reading only changes nothing
+/// at all, is refused if the other is, and shows the same state.
 ///
 /// # Panics
 ///
@@ -410,10 +419,17 @@ pub fn damaged(fs: &MemoryFileSystem, states: &[&Model]) -> Outcome {
         let file = name.and_then(|name| before.get(name));
         assert_says_where(error, file.map_or(longest, Vec::len));
     };
+    let reader = options(fs).open_read_only(dir());
+    let changed = files(fs) != before;
+    assert!(!changed, "an open for reading only has changed something");
     let db = match options(fs).open(dir()) {
         Ok(db) => db,
         Err(error) => {
             assert_says_where(&error);
+            match reader {
+                Ok(_) => panic!("an open for reading only does not mind that {error}"),
+                Err(other) => assert_says_where(&other),
+            }
             let mut after = files(fs);
             // Every open leaves its lock file there.
             after.retain(|name, _| name != "LOCK" || before.contains_key(name));
@@ -422,11 +438,18 @@ pub fn damaged(fs: &MemoryFileSystem, states: &[&Model]) -> Outcome {
         }
     };
     let missing_tables = db.health().missing_tables;
+    let reader = reader.unwrap_or_else(|error| panic!("an open for reading only is refused: {error}"));
+    assert_eq!(reader.health().missing_tables, missing_tables);
     let mut whys = Vec::new();
     for (state, model) in states.iter().enumerate() {
         match compare(&db, model) {
             Ok(errors) => {
                 errors.iter().for_each(assert_says_where);
+                // What it has open are the files from before the recovery.
+                match compare(&reader, model) {
+                    Ok(errors) => errors.iter().for_each(assert_says_where),
+                    Err(why) => panic!("opened for reading only, it is in another state: {why}"),
+                }
                 drop(db);
                 assert_no_background_panic();
                 return Outcome { errors, missing_tables, state, ..Outcome::default() };
@@ -438,14 +461,15 @@ pub fn damaged(fs: &MemoryFileSystem, states: &[&Model]) -> Outcome {
 }
 
 /// Compares all that can be read of a database with a model: gives the errors of reads, or the first wrong answer.
-fn compare(db: &Db, model: &Model) -> Result<Vec<Error>, String> {
+fn compare<A: Access>(db: &Db<A>, model: &Model) -> Result<Vec<Error>, String> {
     let names = db.keyspace_names().map_err(|error| error.to_string())?;
     if !names.iter().eq(model.keyspaces().keys()) {
         return Err(format!("its keyspaces are {names:?}"));
     }
     let mut errors = Vec::new();
     for (name, map) in model.keyspaces() {
-        let keyspace = db.keyspace(name).map_err(|error| error.to_string())?;
+        let keyspace = db.find_keyspace(name).map_err(|error| error.to_string())?;
+        let keyspace = keyspace.ok_or_else(|| format!("{name} is listed, but not there"))?;
         for (key, value) in map.iter() {
             match keyspace.get(key) {
                 Ok(Some(found)) if *found == **value => {}
@@ -477,7 +501,11 @@ fn compare(db: &Db, model: &Model) -> Result<Vec<Error>, String> {
 }
 
 /// A scan from one end gives the right entries up to an error, which it then keeps to.
-fn compare_scan(keyspace: &Keyspace, map: &Map, backward: bool) -> Result<Option<Error>, String> {
+fn compare_scan<A: Access>(
+    keyspace: &Keyspace<A>,
+    map: &Map,
+    backward: bool,
+) -> Result<Option<Error>, String> {
     let mut iter = keyspace.iter().map_err(|error| error.to_string())?;
     let mut wanted = map.iter();
     loop {

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use terrace::Db;
+use terrace::{Access, Db};
 
 use crate::model::{Bytes, Change, Map, Model, abbreviated};
 
@@ -106,11 +106,12 @@ impl History {
 
 /// Reads everything in a database in three ways (scanning forward, scanning backward, key by key), which must agree,
 /// and makes sure that none of `keys` is found that the scans do not show.
-pub fn read_all(db: &Db, keys: &[Bytes]) -> Result<Model, String> {
+pub fn read_all<A: Access>(db: &Db<A>, keys: &[Bytes]) -> Result<Model, String> {
     let failed = |what: &str, error: terrace::Error| format!("{what}: {error}");
     let mut keyspaces = Vec::new();
     for name in db.keyspace_names().map_err(|error| failed("keyspace_names", error))? {
-        let keyspace = db.keyspace(&name).map_err(|error| failed(&name, error))?;
+        let keyspace = db.find_keyspace(&name).map_err(|error| failed(&name, error))?;
+        let keyspace = keyspace.ok_or_else(|| format!("{name:?} is listed, but not there"))?;
         let mut map = Map::new();
         let mut previous: Option<Bytes> = None;
         for entry in keyspace.iter().map_err(|error| failed("iter", error))? {

@@ -9,6 +9,11 @@ use terrace_io::{Advice, DirectoryLock, File, FileSystem, Medium, OpenMode, Regi
 
 /// What is different. Whatever is not said here is as it was.
 pub trait Twist: Debug + Clone + Send + Sync + 'static {
+    /// As [`FileSystem::open`] of this file system.
+    fn open(&self, fs: &dyn FileSystem, path: &Path, mode: OpenMode) -> Result<Arc<dyn File>> {
+        fs.open(path, mode)
+    }
+
     /// As [`File::read_at`] of this file.
     fn read_at(&self, file: &dyn File, buf: &mut [u8], offset: u64) -> Result<usize> {
         file.read_at(buf, offset)
@@ -60,7 +65,8 @@ impl<T: Twist> FileSystem for Twisted<T> {
     }
 
     fn open(&self, path: &Path, mode: OpenMode) -> Result<Arc<dyn File>> {
-        Ok(Arc::new(TwistedFile { inner: self.inner.open(path, mode)?, twist: self.twist.clone() }))
+        let inner = self.twist.open(&*self.inner, path, mode)?;
+        Ok(Arc::new(TwistedFile { inner, twist: self.twist.clone() }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {

@@ -54,6 +54,7 @@ const ATTACKS: &[Attack] = &[
     attack("repair", "a_manifest_that_is_cut_or_flipped_anywhere_is_survived", 1, 1),
     attack("repair", "flipped_cut_and_missing_tables_cost_what_they_held", 1, 1),
     attack("repair", "a_damaged_log_is_read_to_its_hole_or_past_it", 1, 1),
+    attack("processes", "readers_follow_a_writer", 2, 1),
     attack("model", "all_options_answer_alike", 8, 1),
     attack("linearizability", "one_order_explains_what_all_have_seen", 3, 1),
     attack("concurrency", "everything_at_once_on_disk", 1, 1),
