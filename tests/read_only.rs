@@ -3,7 +3,7 @@
 //!
 //! Method: a file system lets the writer take a step before the n-th call that the reader makes of it, for every n: so
 //! each step comes between any two things that an open or a refresh does. What is seen then must be the state before the
-//! step, after it, or after a part of it that is a change of its own. The rest is one test for each promise of
+//! step, after it, or after a part of it that is a change of its own. Two steps come before calls that are drawn. The rest is one test for each promise of
 //! `Db::open_read_only`. `tests/processes.rs` has readers and a writer in processes of their own.
 
 use std::fmt;
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
+use rand::RngExt;
 use terrace::{
     Compression, Db, Durability, Error, FileSystem, KeyspaceOptions, Options, PointReads, ReadOnlyDb, Result,
     WriteBatch,
@@ -20,9 +21,10 @@ use terrace_io::{
 };
 use terrace_tests::model::{Bytes, Change, DEFAULT, Model, Write};
 use terrace_tests::oracle::{History, read_all};
+use terrace_tests::samples::random;
 use terrace_tests::twisted::{Twist, Twisted};
 use terrace_tests::workload::noise;
-use terrace_tests::{covered, eventually};
+use terrace_tests::{Trace, covered, eventually, seeds};
 
 const DIR: &str = "/db";
 
@@ -161,6 +163,12 @@ const STEPS: [Step; 13] = [
 impl Writer {
     fn step(&mut self, step: Step) {
         let other = || "other".to_owned();
+        if self.db.is_none() {
+            self.reopen();
+        }
+        if !self.history.now().keyspaces().contains_key("other") {
+            self.change(Change::Create(other()));
+        }
         match step {
             Step::Put => self.put_everywhere(10),
             Step::PutsThatRecycle => {
@@ -216,7 +224,7 @@ struct Between {
     calls: Arc<AtomicU64>,
     /// How many tables were opened.
     tables: Arc<AtomicU64>,
-    work: Arc<Mutex<Option<(u64, Work)>>>,
+    work: Arc<Mutex<Vec<(u64, Work)>>>,
 }
 
 impl fmt::Debug for Between {
@@ -226,23 +234,25 @@ impl fmt::Debug for Between {
 }
 
 impl Between {
-    /// From now on, before call `number`, the first of which is 0.
-    fn before_call(&self, number: u64, work: impl FnOnce() + Send + 'static) {
+    /// Counts calls from 0 again.
+    fn begin(&self) {
         self.calls.store(0, SeqCst);
-        *self.work.lock().unwrap() = Some((number, Box::new(work)));
+    }
+
+    /// Has something done before call `number`.
+    fn before_call(&self, number: u64, work: impl FnOnce() + Send + 'static) {
+        self.work.lock().unwrap().push((number, Box::new(work)));
     }
 
     fn called(&self) {
         let number = self.calls.fetch_add(1, SeqCst);
-        let due = self.work.lock().unwrap().take_if(|(due, _)| *due == number);
-        if let Some((_, work)) = due {
-            work();
-        }
+        let due: Vec<_> = self.work.lock().unwrap().extract_if(.., |(due, _)| *due == number).collect();
+        due.into_iter().for_each(|(_, work)| work());
     }
 
-    /// Whether it was not done yet. It will not be done any more.
+    /// Whether something was not done yet. It will not be done any more.
     fn was_left(&self) -> bool {
-        self.work.lock().unwrap().take().is_some()
+        !std::mem::take(&mut *self.work.lock().unwrap()).is_empty()
     }
 }
 
@@ -301,6 +311,7 @@ fn between_all_calls(of_open: bool) -> u64 {
             }
             let begun = history.begun();
             let shared = writer.clone();
+            between.begin();
             between.before_call(number, move || shared.lock().unwrap().step(step));
             let reader = match before {
                 Some(reader) => {
@@ -343,6 +354,45 @@ fn a_step_of_the_writer_between_any_two_calls_of_an_open() {
     let calls = between_all_calls(true);
     covered("steps between calls of an open", format_args!("{calls} calls, {} steps", STEPS.len()));
     assert!(calls > 10 * STEPS.len() as u64, "{calls}");
+}
+
+/// Any two steps, before any two calls of an open and of some refreshes.
+#[test]
+fn two_steps_of_the_writer_between_calls() {
+    let (mut taken, mut moves) = (0, 0);
+    for seed in seeds(300) {
+        let _trace = Trace::new("two_steps_of_the_writer_between_calls", seed);
+        let mut random = random(seed);
+        let writer = Writer::with_history();
+        let (fs, history) = (writer.fs.clone(), writer.history.clone());
+        let writer = Arc::new(Mutex::new(writer));
+        let between = Between::default();
+        let twisted: Arc<dyn FileSystem> = Arc::new(Twisted::new(fs, between.clone()));
+        let (mut reader, mut seen, mut told) = (None::<ReadOnlyDb>, 0, Vec::new());
+        for _ in 0..4 {
+            let begun = history.begun();
+            between.begin();
+            let first = random.random_range(0..25);
+            for number in [first, first + random.random_range(0..15)] {
+                let step = STEPS[random.random_range(0..STEPS.len())];
+                told.push(format!("{step:?} before call {number}"));
+                let shared = writer.clone();
+                between.before_call(number, move || shared.lock().unwrap().step(step));
+            }
+            let reader = match &reader {
+                Some(reader) => {
+                    moves += u64::from(reader.refresh().unwrap_or_else(|error| panic!("{told:?}: {error}")));
+                    reader
+                }
+                None => reader.insert(options(twisted.clone()).open_read_only(DIR).unwrap()),
+            };
+            taken += 2 - between.work.lock().unwrap().len();
+            between.was_left();
+            seen = find(reader, &history, begun.max(seen)).unwrap_or_else(|why| panic!("{told:?}: {why}"));
+        }
+    }
+    covered("two steps between calls", format_args!("{taken} steps, {moves} refreshes that moved"));
+    assert!(taken > 0 && moves > 0);
 }
 
 /// A step before each and every look at the manifest: then no two looks at the manifest agree. It ends, and what was seen before still

@@ -40,8 +40,8 @@ pub(crate) struct LogTail {
     /// The end of the last record.
     end: Position,
     recent: Recent,
-    /// An end of the log behind which all was searched, and nothing found that says otherwise.
-    searched_at: Option<Position>,
+    /// Whether all that stands behind the end was searched once, under this manifest.
+    is_searched: bool,
 }
 
 /// A memtable, and the sequence numbers of its first and last entry.
@@ -64,7 +64,7 @@ impl LogTail {
             next_sequence: catalog.log_first_sequence,
             end,
             recent: Recent::default(),
-            searched_at: None,
+            is_searched: false,
         }
     }
 
@@ -82,11 +82,9 @@ impl LogTail {
     pub fn follow(&mut self, fs: &dyn FileSystem, dir: &Path, catalog: &Catalog, is_new: bool) -> Result<()> {
         if self.recent.is_empty() || !catalog.segments.contains_key(&self.end.segment) {
             // What it had read is in tables.
-            *self = LogTail { searched_at: self.searched_at, ..LogTail::new(catalog, self.memtable_bytes) };
+            *self = LogTail { is_searched: self.is_searched, ..LogTail::new(catalog, self.memtable_bytes) };
         }
-        if is_new {
-            self.searched_at = None;
-        }
+        self.is_searched &= !is_new;
         self.forget_flushed(catalog)?;
         if catalog.segments.is_empty() {
             return Ok(());
@@ -125,11 +123,10 @@ impl LogTail {
             self.recent.push(&record);
         }
         // As recovery does, but not all of it each time: what a writer adds stands right behind the end.
-        let is_searched = self.searched_at == Some(self.end);
         let stands_still = from_beginning || self.end == before;
-        if goes_on_elsewhere || catalog.log_synced > self.end || stands_still && !is_searched {
+        if goes_on_elsewhere || catalog.log_synced > self.end || stands_still && !self.is_searched {
             reader.require_not_synced_beyond(self.end)?;
-            self.searched_at = Some(self.end);
+            self.is_searched = true;
         } else if stands_still {
             reader.require_not_synced_near(self.end)?;
         }

@@ -36,7 +36,7 @@ impl Db {
     /// Nothing in the directory is created, written, synced, locked or removed. It may belong to somebody else, or be
     /// on a file system that is mounted for reading only. A writer notices nothing and waits for nobody.
     ///
-    /// All tables are opened and mapped at once, which takes some microseconds for each, so that none is lost to a
+    /// All tables are opened and mapped at once, which takes some tens of microseconds for each, so that none is lost to a
     /// compaction of the writer: a file that was removed while it is mapped takes its space on the disk until
     /// nobody reads it any more ([`crate::Metrics::pinned_bytes`] says how much that is). Pages of tables are in memory
     /// once, however many processes read them. What is not in tables is read from the log into the heap: as much as the

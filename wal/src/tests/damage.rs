@@ -509,3 +509,25 @@ fn what_is_left_of_a_segment_is_read() {
     assert!(opened_with_header(&sample, &[(8, &[3])]).is_err());
     assert!(matches!(read(Some(header)).unwrap_err(), Error::UnsupportedFormat { found: 3, .. }));
 }
+
+/// For a reader that comes again and again: right behind an end a writer goes on, and not far from it or elsewhere.
+#[test]
+fn the_neighbourhood_of_an_end_is_searched() {
+    let fs = new_fs();
+    let len = 1 << 20;
+    let payloads = [payload(1, 20), payload(2, 20), payload(3, 300_000), payload(4, 20)];
+    let places = write_segment(&fs, 1, len, Position::default(), &payloads);
+    write_segment(&fs, 2, len, places[4], &[payload(5, 20)]);
+    let mut reader = LogReader::new(&fs, dir(), LOG_ID, &[(1, len), (2, len)], Position::default());
+    for (index, is_told_near) in [(0, true), (1, true), (2, false), (3, false)] {
+        let (end, at) = (places[index], places[index].offset.into());
+        match is_told_near {
+            true => assert_corrupt(reader.require_not_synced_near(end), &segment_path(1), at),
+            false => reader.require_not_synced_near(end).unwrap(),
+        }
+        assert_corrupt(reader.require_not_synced_beyond(end), &segment_path(1), at);
+    }
+    reader.require_not_synced_near(places[4]).unwrap();
+    let elsewhere = reader.require_not_synced_near(Position { segment: 3, offset: 64 });
+    assert!(matches!(elsewhere, Err(Error::InvalidArgument(_))));
+}
