@@ -624,6 +624,49 @@ fn what_has_failed_is_forgotten_once_something_else_is_there() {
     assert_eq!(reader.get("d0").unwrap(), None);
 }
 
+/// The same of what only the manifest records.
+#[test]
+fn what_has_failed_in_the_manifest_is_forgotten_too() {
+    let memory = MemoryFileSystem::new();
+    let faults = FaultFileSystem::new(Arc::new(memory.clone()));
+    let writer = options(Arc::new(faults.clone())).open(DIR).unwrap();
+    let reader = options(Arc::new(memory)).open_read_only(DIR).unwrap();
+    let kind = FaultKind::ErrorAfterEffect(std::io::ErrorKind::StorageFull);
+    faults.add(FaultRule::on(Operation::Write).path("MANIFEST").kind(kind).once());
+    writer.keyspace("wrong").unwrap_err();
+    assert!(reader.refresh().unwrap(), "it is there to be read");
+    assert_eq!(reader.keyspace_names().unwrap(), [DEFAULT, "wrong"]);
+    let (wrong, snapshot) = (reader.keyspace("wrong").unwrap(), reader.snapshot().unwrap());
+    // It gets the same id, and its edit has the same length.
+    writer.keyspace("right").unwrap().put("key", "value").unwrap();
+    assert!(reader.refresh().unwrap());
+    assert_eq!(reader.keyspace_names().unwrap(), [DEFAULT, "right"]);
+    let right = reader.keyspace("right").unwrap();
+    assert_eq!(right.get("key").unwrap().as_deref(), Some(&b"value"[..]));
+    assert!(matches!(wrong.get("key"), Err(Error::KeyspaceDropped { name }) if name == "wrong"));
+    assert_eq!(snapshot.get(&wrong, "key").unwrap(), None);
+    assert!(matches!(snapshot.get(&right, "key"), Err(Error::KeyspaceDropped { .. })));
+    writer.close().unwrap();
+}
+
+/// A manifest that is written anew may be much shorter than it was.
+#[test]
+fn a_manifest_that_has_shrunk_is_read_from_its_beginning() {
+    let mut writer = Writer::with_history();
+    for round in 0..100 {
+        let name = format!("{round:0>200}");
+        writer.change(Change::Create(name.clone()));
+        writer.change(Change::Drop(name));
+    }
+    let reader = options(Arc::new(writer.fs.clone())).open_read_only(DIR).unwrap();
+    let len = || writer.fs.file_bytes(&Path::new(DIR).join("MANIFEST")).unwrap().len();
+    let before = len();
+    writer.db().close().unwrap();
+    assert!(len() < before / 2, "{} of {before} bytes", len());
+    assert!(reader.refresh().unwrap());
+    assert_eq!(find(&reader, &writer.history, 0), Ok(writer.history.begun()));
+}
+
 /// Damage that recovery would report is reported, by an open and by a refresh, and what was seen before still is.
 #[test]
 fn damage_is_told_and_takes_nothing_away() {

@@ -19,6 +19,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::ptr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -79,12 +80,14 @@ pub(crate) struct KnownKeyspace {
 
 impl View {
     /// The place of a keyspace among the others, if it exists.
-    pub fn index_of(&self, id: u32) -> Option<usize> {
-        self.keyspaces.binary_search_by_key(&id, |keyspace| keyspace.known.id).ok()
+    pub fn index_of(&self, keyspace: &KnownKeyspace) -> Option<usize> {
+        let index = self.index_of_id(keyspace.id)?;
+        // An id comes again if the manifest could not record the first keyspace that had it, but was seen to.
+        ptr::eq(&*self.keyspaces[index].known, keyspace).then_some(index)
     }
 
-    fn get(&self, id: u32) -> Option<&ViewedKeyspace> {
-        self.index_of(id).map(|index| &self.keyspaces[index])
+    fn index_of_id(&self, id: u32) -> Option<usize> {
+        self.keyspaces.binary_search_by_key(&id, |keyspace| keyspace.known.id).ok()
     }
 
     fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
@@ -94,7 +97,7 @@ impl View {
     /// Whether it shows what another one shows, from the same places.
     fn is(&self, other: &View) -> bool {
         let is = |(one, other): (&ViewedKeyspace, &ViewedKeyspace)| {
-            one.known.id == other.known.id && Arc::ptr_eq(&one.state, &other.state)
+            Arc::ptr_eq(&one.known, &other.known) && Arc::ptr_eq(&one.state, &other.state)
         };
         self.sequence == other.sequence
             && self.keyspaces.len() == other.keyspaces.len()
@@ -306,7 +309,11 @@ impl Progress {
     fn view(&self, image: Arc<ManifestImage>, before: Option<&View>) -> View {
         let tail = self.tail.as_ref().expect("the log was read");
         let keyspace = |(&id, keyspace): (&u32, &CatalogKeyspace)| {
-            let old = before.and_then(|before| Some((before.get(id)?, &before.image.catalog.keyspaces[&id])));
+            let old = before.and_then(|before| {
+                let catalogued = before.image.catalog.keyspaces.get(&id)?;
+                let is_same = catalogued.name == keyspace.name && catalogued.options == keyspace.options;
+                is_same.then_some((&before.keyspaces[before.index_of_id(id)?], catalogued))
+            });
             let known = match old {
                 Some((old, _)) => old.known.clone(),
                 None => Arc::new(KnownKeyspace {

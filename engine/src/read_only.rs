@@ -177,14 +177,14 @@ impl Backend for ReadOnly {
     #[inline]
     fn look<'h>(handle: &'h Follower, keyspace: &'h KnownKeyspace) -> Result<(Look<'h>, u64)> {
         let view = handle.view();
-        let index = view.index_of(keyspace.id).ok_or_else(|| dropped(keyspace))?;
+        let index = view.index_of(keyspace).ok_or_else(|| dropped(keyspace))?;
         let sequence = view.sequence;
         Ok((Look { view, index }, sequence))
     }
 
     fn state(handle: &Follower, keyspace: &KnownKeyspace) -> Result<(Arc<State>, u64)> {
         let view = handle.view();
-        let index = view.index_of(keyspace.id).ok_or_else(|| dropped(keyspace))?;
+        let index = view.index_of(keyspace).ok_or_else(|| dropped(keyspace))?;
         Ok((view.keyspaces[index].state.clone(), view.sequence))
     }
 
@@ -205,7 +205,7 @@ impl Backend for ReadOnly {
         if !Arc::ptr_eq(&snapshot.handle, handle) {
             return Err(of_different_databases());
         }
-        match view.index_of(keyspace.id) {
+        match view.index_of(keyspace) {
             Some(index) => Ok(view.keyspaces[index].state.clone()),
             // It has come since.
             None if keyspace.id >= view.image.catalog.next_keyspace => Ok(Arc::new(State::empty())),
