@@ -159,7 +159,7 @@ fn check(reader: &ReadOnlyDb) -> u64 {
     let shown = snapshot.iter(&cleared).unwrap().map(|entry| number_of(&entry.unwrap().1));
     let shown: Vec<u64> = shown.collect();
     let first = (number - number % CLEARED_EVERY).max(1);
-    let is_cleared_ahead = (number + 1) % CLEARED_EVERY == 0 && shown.is_empty();
+    let is_cleared_ahead = (number + 1).is_multiple_of(CLEARED_EVERY) && shown.is_empty();
     assert!(is_cleared_ahead || shown.into_iter().eq(first..=number), "what was cleared, at {number}");
     let place = number % ROUND;
     match find("temporary") {
