@@ -141,6 +141,14 @@ impl Error {
         matches!(self, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
     }
 
+    /// Whether this says that a file cannot be linked where it should be, although a copy of it may well be made there:
+    /// that is another file system, or one without links, or the file has as many names as it may have.
+    pub fn is_link_refused(&self) -> bool {
+        use std::io::ErrorKind::{CrossesDevices, PermissionDenied, TooManyLinks, Unsupported};
+        let Error::Io { operation: Operation::Link, source, .. } = self else { return false };
+        matches!(source.kind(), CrossesDevices | TooManyLinks | PermissionDenied | Unsupported)
+    }
+
     /// Whether this says that bytes on disk are damaged, missing or of another format.
     pub fn is_corruption(&self) -> bool {
         matches!(self, Error::Corruption { .. } | Error::UnsupportedFormat { .. })
@@ -181,6 +189,8 @@ pub enum Operation {
     Map,
     /// Renaming a file.
     Rename,
+    /// Giving a file a second name.
+    Link,
     /// Removing a file.
     Remove,
     /// Asking for a file's length or kind.
@@ -206,6 +216,7 @@ impl fmt::Display for Operation {
             Operation::Sync => "sync",
             Operation::Map => "map",
             Operation::Rename => "rename",
+            Operation::Link => "link",
             Operation::Remove => "remove",
             Operation::Metadata => "inspect",
             Operation::CreateDirectory => "create directory",

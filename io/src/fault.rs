@@ -43,7 +43,7 @@ pub enum FaultKind {
 pub struct FaultRule {
     /// The kind of call. Every kind if `None`.
     pub operation: Option<Operation>,
-    /// A part of the path of the file (of one of the two, in a rename). Every path if `None`.
+    /// A part of the path of the file (of one of the two, in a rename or a link). Every path if `None`.
     pub path_contains: Option<String>,
     /// Calls with a smaller number are let through. All calls are numbered together, whatever their kind and file, from
     /// 0 for the first one since the file system was made.
@@ -214,6 +214,10 @@ impl FileSystem for FaultFileSystem {
         self.faults.around(Operation::Rename, &[from, to], || self.inner.rename(from, to))
     }
 
+    fn hard_link(&self, from: &Path, to: &Path) -> Result<()> {
+        self.faults.around(Operation::Link, &[from, to], || self.inner.hard_link(from, to))
+    }
+
     fn remove_file(&self, path: &Path) -> Result<()> {
         self.faults.around(Operation::Remove, &[path], || self.inner.remove_file(path))
     }
@@ -235,7 +239,7 @@ impl FileSystem for FaultFileSystem {
     }
 }
 
-/// A file whose calls go past the rules.
+/// A file whose calls go past the rules. What is copied goes through memory, so that they see all of it.
 #[derive(Debug)]
 struct FaultFile {
     inner: Arc<dyn File>,
@@ -418,6 +422,7 @@ mod tests {
             Operation::Sync,
             Operation::Map,
             Operation::Rename,
+            Operation::Link,
             Operation::Remove,
             Operation::Metadata,
             Operation::CreateDirectory,
@@ -437,20 +442,21 @@ mod tests {
         assert_fails(file.map(1), Operation::Map, "a");
         assert_fails(file.len(), Operation::Metadata, "a");
         assert_fails(fs.rename(path, Path::new("b")), Operation::Rename, "a");
+        assert_fails(fs.hard_link(path, Path::new("b")), Operation::Link, "a");
         assert_fails(fs.remove_file(path), Operation::Remove, "a");
         assert_fails(fs.create_dir_all(Path::new("d")), Operation::CreateDirectory, "d");
         assert_fails(fs.read_dir(Path::new("")), Operation::ReadDirectory, "");
         assert_fails(fs.sync_dir(Path::new("")), Operation::SyncDirectory, "");
         assert_fails(fs.lock_dir(Path::new("")), Operation::Lock, "");
         assert_fails(fs.medium(Path::new("")), Operation::Metadata, "");
-        assert_eq!(fs.injected(), 16);
+        assert_eq!(fs.injected(), 17);
         assert_eq!(memory.mutations(), mutations);
         assert_eq!(memory.file_bytes(path).unwrap(), b"before");
 
         fs.clear();
         assert_eq!(file.len().unwrap(), 6);
         file.sync().unwrap();
-        assert_eq!((fs.injected(), fs.calls(Operation::Sync)), (16, 2));
+        assert_eq!((fs.injected(), fs.calls(Operation::Sync)), (17, 2));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! thread. `Interrupted` is retried inside; short reads and writes are passed on, as the operating system would.
 
 use std::fmt::Debug;
+use std::io::ErrorKind;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -60,10 +62,20 @@ pub trait FileSystem: Debug + Send + Sync + 'static {
     /// Renames a file, replacing one at `to`. Durable after [`FileSystem::sync_dir`].
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
 
+    /// Gives a file a second name, which must be free: from then on it has both, and keeps each when the other is
+    /// removed. Durable after [`FileSystem::sync_dir`] of the new name's directory.
+    ///
+    /// Where that cannot be, but a copy can, the error is of kind `CrossesDevices`, `TooManyLinks`, `PermissionDenied`
+    /// or, also where nobody has implemented it, `Unsupported`: see [`Error::is_link_refused`].
+    fn hard_link(&self, from: &Path, to: &Path) -> Result<()> {
+        let _ = to;
+        Err(Error::io(from, Operation::Link, ErrorKind::Unsupported.into()))
+    }
+
     /// Removes a file. Open handles and mappings of it stay valid.
     fn remove_file(&self, path: &Path) -> Result<()>;
 
-    /// Makes the entries of a directory durable: creations, renames and removals so far.
+    /// Makes the entries of a directory durable: creations, links, renames and removals so far.
     fn sync_dir(&self, path: &Path) -> Result<()>;
 
     /// Locks a directory for this process by its file `LOCK`, which is created if need be and never removed.
@@ -105,6 +117,18 @@ pub trait File: Debug + Send + Sync + 'static {
 
     /// Writes up to `buf.len()` bytes at `offset`, extending the file as needed; says how many.
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<usize>;
+
+    /// Copies up to `len` bytes of another file, from `offset` on, to the same place of this one, extending it as
+    /// needed. Says how many: fewer than asked for, down to 0 where `source` has ended. The operating system does it
+    /// without this process where it can, and some file systems have both files share the bytes from then on.
+    fn copy_range(&self, source: &dyn File, offset: u64, len: u64) -> Result<u64> {
+        copy_through_memory(self, source, offset, len)
+    }
+
+    /// What the operating system knows the file by, if it is one of its files.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// Cuts the file or extends it with zeros. Never called on a file that may be mapped.
     fn set_len(&self, len: u64) -> Result<()>;
@@ -160,8 +184,24 @@ fn fill(
     Ok(())
 }
 
+/// The piece that is copied at once where bytes go through memory: as long as the pieces in which tables are written.
+const COPIED_BYTES_MAX: u64 = 2 << 20;
+
+/// [`File::copy_range`] by reading and writing, a piece at a time.
+pub(crate) fn copy_through_memory<F: File + ?Sized>(
+    file: &F,
+    source: &dyn File,
+    offset: u64,
+    len: u64,
+) -> Result<u64> {
+    let mut buf = vec![0; len.min(COPIED_BYTES_MAX) as usize];
+    let read = source.read_at(&mut buf, offset)?;
+    write_all_at(file, &buf[..read], offset)?;
+    Ok(read as u64)
+}
+
 /// Writes all of `buf` at `offset`, going on after short writes.
-pub fn write_all_at(file: &dyn File, mut buf: &[u8], mut offset: u64) -> Result<()> {
+pub fn write_all_at<F: File + ?Sized>(file: &F, mut buf: &[u8], mut offset: u64) -> Result<()> {
     while !buf.is_empty() {
         let written = file.write_at(buf, offset)?;
         if written == 0 {

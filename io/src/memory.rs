@@ -4,8 +4,8 @@
 //! directories, so that at any moment a copy can be made of what a crash right then could leave behind:
 //!
 //! - the bytes and the length of a file are durable after [`File::sync`](crate::File::sync) on any handle of it;
-//! - creations, renames and removals are durable after [`FileSystem::sync_dir`](crate::FileSystem::sync_dir). A synced
-//!   file whose entry was not synced is lost with its entry; a removed one may come back; and a rename that was not
+//! - creations, links, renames and removals are durable after
+//!   [`FileSystem::sync_dir`](crate::FileSystem::sync_dir). A synced file whose entry was not synced is lost with its entry; a removed one may come back; and a rename that was not
 //!   synced leaves the file under its old name or its new one, never under both or none;
 //! - directories are durable when created.
 //!
@@ -62,9 +62,9 @@ pub struct Mutation<'a> {
     pub index: u64,
     /// What it does.
     pub operation: Operation,
-    /// The file or directory that it changes: of a rename the file under its old name.
+    /// The file or directory that it changes: of a rename or a link the file under its old name.
     pub path: &'a Path,
-    /// The new name of a file that is renamed.
+    /// The new name of a file that is renamed or linked.
     pub to: Option<&'a Path>,
 }
 
@@ -163,7 +163,7 @@ impl MemoryFileSystem {
         MemoryFileSystem::with(State { entries: state.entries.copy(), capacity: state.capacity })
     }
 
-    /// From now on calls `hook` before every operation that changes something (create, write, set length, sync,
+    /// From now on calls `hook` before every operation that changes something (create, write, set length, sync, link,
     /// rename, remove, sync directory), whether it will succeed or not. The hook may make copies of this file system;
     /// if it changes it, it is called for that too.
     pub fn set_hook(&self, hook: impl Fn(&Mutation<'_>) + Send + Sync + 'static) {
@@ -215,7 +215,7 @@ impl MemoryFileSystem {
         Ok(())
     }
 
-    /// The lengths of all files that have a name, added up.
+    /// The lengths of all files that have a name, added up, each counted once however many names it has.
     pub fn total_bytes(&self) -> u64 {
         self.shared.state.read().entries.total_bytes()
     }
@@ -263,6 +263,12 @@ impl FileSystem for MemoryFileSystem {
         self.shared.before_mutation(Operation::Rename, from, Some(to));
         let renamed = self.shared.state.write().entries.rename(normal(from), normal(to));
         renamed.map_err(|kind| failed(from, Operation::Rename, kind))
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> Result<()> {
+        self.shared.before_mutation(Operation::Link, from, Some(to));
+        let linked = self.shared.state.write().entries.link(&normal(from), normal(to));
+        linked.map_err(|kind| failed(from, Operation::Link, kind))
     }
 
     fn remove_file(&self, path: &Path) -> Result<()> {

@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -14,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
+use crate::fs::copy_through_memory;
 use crate::{Advice, DirectoryLock, Error, File, FileSystem, Medium, OpenMode, Operation, Region, Result};
 use direct::DirectFile;
 
@@ -72,6 +74,16 @@ impl FileSystem for OsFileSystem {
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         retry_on_intr(|| rustix::fs::rename(from, to))
             .map_err(|errno| refused(from, Operation::Rename, errno))
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> Result<()> {
+        match retry_on_intr(|| rustix::fs::link(from, to)) {
+            // The standard library does not know all of these by their kind.
+            Err(errno) if [Errno::OPNOTSUPP, Errno::NOTSUP, Errno::NOSYS].contains(&errno) => {
+                Err(Error::io(from, Operation::Link, io::ErrorKind::Unsupported.into()))
+            }
+            linked => linked.map_err(|errno| refused(from, Operation::Link, errno)),
+        }
     }
 
     fn remove_file(&self, path: &Path) -> Result<()> {
@@ -320,6 +332,15 @@ impl File for OsFile {
         uninterrupted(|| self.file.write_at(buf, offset)).map_err(self.failed(Operation::Write))
     }
 
+    fn copy_range(&self, source: &dyn File, offset: u64, len: u64) -> Result<u64> {
+        let copied = source.descriptor().and_then(|source| copy_in_kernel(source, &self.file, offset, len));
+        copied.map_or_else(|| copy_through_memory(self, source, offset, len), Ok)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
+    }
+
     fn set_len(&self, len: u64) -> Result<()> {
         uninterrupted(|| self.file.set_len(len)).map_err(self.failed(Operation::SetLength))
     }
@@ -358,6 +379,24 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
             result => return result,
         }
     }
+}
+
+/// Has the kernel copy a range (`copy_file_range`), which shares the blocks where the file system can (reflink). `None` if
+/// nothing was copied, whatever the reason: kernels, file systems and containers refuse this in many ways, and some say
+/// that there is nothing to copy. What is wrong with the files, reading and writing will tell.
+#[cfg(target_os = "linux")]
+fn copy_in_kernel(from: BorrowedFd<'_>, to: &fs::File, offset: u64, len: u64) -> Option<u64> {
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    let copied = retry_on_intr(|| {
+        let (mut from_offset, mut to_offset) = (offset, offset);
+        rustix::fs::copy_file_range(from, Some(&mut from_offset), to, Some(&mut to_offset), len)
+    });
+    copied.ok().filter(|copied| *copied > 0).map(|copied| copied as u64)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn copy_in_kernel(_from: BorrowedFd<'_>, _to: &fs::File, _offset: u64, _len: u64) -> Option<u64> {
+    None
 }
 
 #[cfg(target_os = "linux")]

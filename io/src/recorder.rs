@@ -50,6 +50,10 @@ impl FileSystem for Recorder {
         self.memory.rename(from, to)
     }
 
+    fn hard_link(&self, from: &Path, to: &Path) -> Result<()> {
+        self.memory.hard_link(from, to)
+    }
+
     fn remove_file(&self, path: &Path) -> Result<()> {
         self.memory.remove_file(path)
     }

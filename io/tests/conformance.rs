@@ -60,6 +60,10 @@ conformance![
     handles_see_each_other,
     a_rename_replaces_and_keeps_open_files,
     a_rename_to_itself_changes_nothing,
+    a_link_is_a_second_name,
+    links_that_cannot_be_are_refused,
+    a_rename_onto_another_name_of_the_file_changes_nothing,
+    ranges_are_copied,
     a_removed_file_stays_open,
     directories_are_created_with_those_above,
     a_listing_has_names_only_of_this_directory,
@@ -292,6 +296,110 @@ fn a_rename_to_itself_changes_nothing(fs: &dyn FileSystem, directory: &Path) {
     create(fs, &path, b"bytes");
     fs.rename(&path, &path).unwrap();
     assert_eq!(contents(&*fs.open(&path, OpenMode::Read).unwrap()), b"bytes");
+}
+
+fn a_link_is_a_second_name(fs: &dyn FileSystem, directory: &Path) {
+    let (first, second) = (directory.join("first"), directory.join("below/second"));
+    fs.create_dir_all(&directory.join("below")).unwrap();
+    let file = create(fs, &first, b"bytes");
+    let region = file.map(5).unwrap();
+    fs.hard_link(&first, &second).unwrap();
+    fs.sync_dir(&directory.join("below")).unwrap();
+    assert_eq!(
+        (names(fs, directory), names(fs, &directory.join("below"))),
+        strings(["below", "first"], ["second"])
+    );
+    assert_eq!(contents(&*fs.open(&second, OpenMode::Read).unwrap()), b"bytes");
+    write_all_at(&*fs.open(&second, OpenMode::ReadWrite).unwrap(), b"more bytes", 5).unwrap();
+    assert_eq!(contents(&*file), b"bytesmore bytes");
+    // Each name stays when the other goes, and the file itself for those who have it open.
+    fs.remove_file(&first).unwrap();
+    assert!(fs.open(&first, OpenMode::Read).unwrap_err().is_not_found());
+    assert_eq!(contents(&*fs.open(&second, OpenMode::Read).unwrap()), b"bytesmore bytes");
+    create(fs, &first, b"another");
+    fs.hard_link(&second, &directory.join("third")).unwrap();
+    fs.remove_file(&second).unwrap();
+    fs.remove_file(&directory.join("third")).unwrap();
+    assert_eq!((contents(&*file), &*region), (b"bytesmore bytes".to_vec(), &b"bytes"[..]));
+    assert_eq!(contents(&*fs.open(&first, OpenMode::Read).unwrap()), b"another");
+}
+
+/// Of two directories.
+fn strings<const A: usize, const B: usize>(a: [&str; A], b: [&str; B]) -> (Vec<String>, Vec<String>) {
+    (a.map(str::to_owned).to_vec(), b.map(str::to_owned).to_vec())
+}
+
+fn links_that_cannot_be_are_refused(fs: &dyn FileSystem, directory: &Path) {
+    let (a, b, missing) = (directory.join("a"), directory.join("b"), directory.join("missing"));
+    let below = directory.join("d");
+    create(fs, &a, b"a");
+    create(fs, &b, b"b");
+    fs.create_dir_all(&below).unwrap();
+    for taken in [&a, &b, &below] {
+        assert_eq!(kind(fs.hard_link(&a, taken), &a, Operation::Link), ErrorKind::AlreadyExists);
+    }
+    assert_eq!(kind(fs.hard_link(&missing, &b), &missing, Operation::Link), ErrorKind::NotFound);
+    assert_eq!(kind(fs.hard_link(&a, &missing.join("c")), &a, Operation::Link), ErrorKind::NotFound);
+    assert!(!fs.hard_link(&missing, &directory.join("c")).unwrap_err().is_link_refused());
+    // No file system has links of directories; whoever would copy instead is told why not.
+    assert!(fs.hard_link(&below, &directory.join("c")).unwrap_err().is_link_refused());
+    assert_eq!(names(fs, directory), ["a", "b", "d"]);
+    assert_eq!(contents(&*fs.open(&b, OpenMode::Read).unwrap()), b"b");
+}
+
+fn a_rename_onto_another_name_of_the_file_changes_nothing(fs: &dyn FileSystem, directory: &Path) {
+    let (a, b) = (directory.join("a"), directory.join("b"));
+    create(fs, &a, b"bytes");
+    fs.hard_link(&a, &b).unwrap();
+    fs.rename(&a, &b).unwrap();
+    assert_eq!(names(fs, directory), ["a", "b"]);
+    create(fs, &directory.join("c"), b"other");
+    fs.rename(&directory.join("c"), &b).unwrap();
+    assert_eq!(contents(&*fs.open(&a, OpenMode::Read).unwrap()), b"bytes");
+    assert_eq!(contents(&*fs.open(&b, OpenMode::Read).unwrap()), b"other");
+}
+
+fn ranges_are_copied(fs: &dyn FileSystem, directory: &Path) {
+    // Longer than what is copied at once, whichever way.
+    let bytes: Vec<u8> = (0..5_000_001u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let source = create(fs, &directory.join("source"), &bytes);
+    let copy_all = |to: &dyn File, from: &dyn File, start: u64, end: u64| {
+        let mut offset = start;
+        while offset < end {
+            let copied = to.copy_range(from, offset, end - offset).unwrap();
+            assert!(copied > 0 && copied <= end - offset, "{copied} bytes at {offset}");
+            offset += copied;
+        }
+    };
+    // The sources: open for writing and for reading, of another kind, and without a name.
+    let elsewhere = MemoryFileSystem::new().open(Path::new("a"), OpenMode::CreateNew).unwrap();
+    write_all_at(&*elsewhere, &bytes, 0).unwrap();
+    let reader = fs.open(&directory.join("source"), OpenMode::Read).unwrap();
+    fs.remove_file(&directory.join("source")).unwrap();
+    for (number, from) in [&source, &reader, &elsewhere].into_iter().enumerate() {
+        let copy = create(fs, &directory.join(format!("copy {number}")), b"");
+        copy_all(&*copy, &**from, 0, 5_000_001);
+        assert!(contents(&*copy) == bytes);
+        // Behind its end there is nothing to copy.
+        for offset in [5_000_001, 5_000_002, 1 << 40] {
+            assert_eq!(copy.copy_range(&**from, offset, 10).unwrap(), 0);
+        }
+        assert_eq!(copy.copy_range(&**from, 4_999_999, 10).unwrap(), 2);
+        assert_eq!(copy.copy_range(&**from, 0, 0).unwrap(), 0);
+        assert_eq!(copy.len().unwrap(), 5_000_001);
+
+        // A part comes to the same place, and the rest stays as it is.
+        let part = create(fs, &directory.join(format!("part {number}")), b"begin");
+        copy_all(&*part, &**from, 10_007, 10_013);
+        let mut expected = b"begin".to_vec();
+        expected.resize(10_007, 0);
+        expected.extend_from_slice(&bytes[10_007..10_013]);
+        assert_eq!(contents(&*part), expected);
+        let path = directory.join(format!("part {number}"));
+        let only_read = fs.open(&path, OpenMode::Read).unwrap();
+        kind(only_read.copy_range(&**from, 0, 10), &path, Operation::Write);
+        assert_eq!(contents(&*part), expected);
+    }
 }
 
 fn a_removed_file_stays_open(fs: &dyn FileSystem, directory: &Path) {

@@ -92,6 +92,9 @@ impl FileSystem for Flawed {
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.inner.rename(from, to)
     }
+    fn hard_link(&self, from: &Path, to: &Path) -> Result<()> {
+        self.inner.hard_link(from, to)
+    }
     fn remove_file(&self, path: &Path) -> Result<()> {
         self.inner.remove_file(path)
     }

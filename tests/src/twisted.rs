@@ -73,6 +73,10 @@ impl<T: Twist> FileSystem for Twisted<T> {
         self.inner.rename(from, to)
     }
 
+    fn hard_link(&self, from: &Path, to: &Path) -> Result<()> {
+        self.inner.hard_link(from, to)
+    }
+
     fn remove_file(&self, path: &Path) -> Result<()> {
         self.inner.remove_file(path)
     }

@@ -5,7 +5,7 @@
 //! changes that were not synced and lose others, but of the changes to one name it keeps a first part: a file
 //! system that lost a rename does not know what came after it under these names.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -36,9 +36,19 @@ pub(super) struct Entries {
 
 #[derive(Debug, Clone)]
 enum Change {
-    Create { path: PathBuf, inode: Arc<Inode> },
-    Rename { from: PathBuf, to: PathBuf, inode: Arc<Inode> },
-    Remove { path: PathBuf },
+    /// A name for a file: its first, or one more.
+    Create {
+        path: PathBuf,
+        inode: Arc<Inode>,
+    },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+        inode: Arc<Inode>,
+    },
+    Remove {
+        path: PathBuf,
+    },
 }
 
 impl Default for Entries {
@@ -91,13 +101,22 @@ impl Entries {
 
     /// Creates an empty file.
     pub(super) fn create(&mut self, path: PathBuf) -> Result<Arc<Inode>, ErrorKind> {
-        self.check_parent(&path)?;
-        if self.current.contains_key(&path) || self.is_directory(&path) {
-            return Err(ErrorKind::AlreadyExists);
-        }
+        self.check_free(&path)?;
         let inode = Arc::new(Inode::default());
         self.change(Change::Create { path, inode: Arc::clone(&inode) });
         Ok(inode)
+    }
+
+    /// Gives a file a second name.
+    pub(super) fn link(&mut self, from: &Path, to: PathBuf) -> Result<(), ErrorKind> {
+        let inode = match self.file(from) {
+            // As the operating system says it.
+            Err(ErrorKind::IsADirectory) => return Err(ErrorKind::PermissionDenied),
+            found => Arc::clone(found?),
+        };
+        self.check_free(&to)?;
+        self.change(Change::Create { path: to, inode });
+        Ok(())
     }
 
     pub(super) fn rename(&mut self, from: PathBuf, to: PathBuf) -> Result<(), ErrorKind> {
@@ -106,7 +125,8 @@ impl Entries {
         if self.is_directory(&to) {
             return Err(ErrorKind::IsADirectory);
         }
-        if from != to {
+        // Two names of one file: both stay, as POSIX has it.
+        if !self.current.get(&to).is_some_and(|known| Arc::ptr_eq(known, &inode)) {
             self.change(Change::Rename { from, to, inode });
         }
         Ok(())
@@ -149,7 +169,9 @@ impl Entries {
 
     /// The lengths of all files that have a name now.
     pub(super) fn total_bytes(&self) -> u64 {
-        self.current.values().map(|inode| inode.contents.read().len()).sum()
+        let mut counted = HashSet::new();
+        let first = self.current.values().filter(|inode| counted.insert(Arc::as_ptr(inode)));
+        first.map(|inode| inode.contents.read().len()).sum()
     }
 
     /// What a crash might find; all of it is durable.
@@ -162,15 +184,20 @@ impl Entries {
                 (self.torn(&mut random), Some(random))
             }
         };
+        // A file that is found under two names is one file.
+        let mut inodes: HashMap<*const Inode, Arc<Inode>> = HashMap::new();
         let mut found = Files::new();
         for (path, inode) in files {
-            let contents = inode.contents.read();
-            let bytes = match (policy, &mut random) {
-                (CrashPolicy::DropUnsynced | CrashPolicy::DropBytes, _) => Arc::clone(contents.synced()),
-                (CrashPolicy::Torn { .. }, Some(random)) => contents.torn(random),
-                _ => Arc::clone(contents.current()),
-            };
-            found.insert(path, Arc::new(Inode { contents: RwLock::new(Contents::durable(bytes)) }));
+            let after = inodes.entry(Arc::as_ptr(&inode)).or_insert_with(|| {
+                let contents = inode.contents.read();
+                let bytes = match (policy, &mut random) {
+                    (CrashPolicy::DropUnsynced | CrashPolicy::DropBytes, _) => Arc::clone(contents.synced()),
+                    (CrashPolicy::Torn { .. }, Some(random)) => contents.torn(random),
+                    _ => Arc::clone(contents.current()),
+                };
+                Arc::new(Inode { contents: RwLock::new(Contents::durable(bytes)) })
+            });
+            found.insert(path, Arc::clone(after));
         }
         let directories = self.directories.clone();
         Entries { directories, current: found.clone(), durable: found, pending: Vec::new() }
@@ -198,9 +225,12 @@ impl Entries {
         self.directories.hash(&mut hasher);
         for files in [&self.current, &self.durable] {
             files.len().hash(&mut hasher);
-            for (path, inode) in files {
+            // Which names are those of one file is told by the first of them.
+            let mut firsts: HashMap<*const Inode, usize> = HashMap::new();
+            for (index, (path, inode)) in files.iter().enumerate() {
+                let first = *firsts.entry(Arc::as_ptr(inode)).or_insert(index);
                 let contents = inode.contents.read();
-                (path, contents.current().hash(), contents.synced().hash()).hash(&mut hasher);
+                (path, first, contents.current().hash(), contents.synced().hash()).hash(&mut hasher);
             }
         }
         hasher.finish()
@@ -227,6 +257,15 @@ impl Entries {
     fn change(&mut self, change: Change) {
         change.apply(&mut self.current);
         self.pending.push(change);
+    }
+
+    /// There is nothing of this name, and there may be.
+    fn check_free(&self, path: &Path) -> Result<(), ErrorKind> {
+        self.check_parent(path)?;
+        match self.current.contains_key(path) || self.is_directory(path) {
+            true => Err(ErrorKind::AlreadyExists),
+            false => Ok(()),
+        }
     }
 
     fn check_parent(&self, path: &Path) -> Result<(), ErrorKind> {

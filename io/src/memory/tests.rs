@@ -166,6 +166,77 @@ fn a_torn_rename_leaves_the_old_state_or_the_new_one() {
 }
 
 #[test]
+fn a_link_is_durable_with_its_directory() {
+    let fs = MemoryFileSystem::new();
+    fs.create_dir_all(path("x")).unwrap();
+    fs.create_dir_all(path("y")).unwrap();
+    create_durable(&fs, "x/a", b"a");
+    fs.hard_link(path("x/a"), path("y/b")).unwrap();
+    let names_after = |policy| fs.crash_clone(policy).read_dir(path("y")).unwrap();
+    fs.sync_dir(path("x")).unwrap();
+    assert_eq!(names_after(CrashPolicy::DropUnsynced), [""; 0], "that is the old name's directory");
+    assert_eq!(names_after(CrashPolicy::DropEntries), [""; 0]);
+    assert_eq!(names_after(CrashPolicy::DropBytes), ["b"]);
+    let torn: BTreeSet<usize> =
+        (0..SEEDS).map(|seed| names_after(CrashPolicy::Torn { seed }).len()).collect();
+    assert_eq!(torn, BTreeSet::from([0, 1]));
+    fs.sync_dir(path("y")).unwrap();
+    // The old name can go, in a crash too.
+    fs.remove_file(path("x/a")).unwrap();
+    fs.sync_dir(path("x")).unwrap();
+    for policy in [CrashPolicy::DropUnsynced, CrashPolicy::DropBytes, CrashPolicy::Torn { seed: 7 }] {
+        let crashed = fs.crash_clone(policy);
+        assert_eq!(crashed.file_bytes(path("y/b")).unwrap(), b"a", "{policy:?}");
+    }
+}
+
+#[test]
+fn a_file_with_two_names_is_one_file_after_a_crash_too() {
+    let fs = MemoryFileSystem::new();
+    let file = create_durable(&fs, "a", &[b'0'; 4 * SECTOR]);
+    fs.hard_link(path("a"), path("b")).unwrap();
+    fs.sync_dir(path("")).unwrap();
+    file.write_at(&[b'1'; 4 * SECTOR], 0).unwrap();
+    for seed in 0..200 {
+        let crashed = fs.crash_clone(CrashPolicy::Torn { seed });
+        let bytes = |name| crashed.file_bytes(path(name)).unwrap();
+        assert_eq!(bytes("a"), bytes("b"), "torn in two ways");
+        crashed.open(path("a"), OpenMode::ReadWrite).unwrap().write_at(b"new", 0).unwrap();
+        assert_eq!(bytes("b")[..3], *b"new");
+    }
+    let killed = fs.process_kill_clone();
+    killed.open(path("b"), OpenMode::ReadWrite).unwrap().write_at(b"new", 0).unwrap();
+    assert_eq!(killed.file_bytes(path("a")).unwrap()[..3], *b"new");
+    assert_eq!(fs.file_bytes(path("a")).unwrap()[..3], *b"111");
+    // A sync by one name is one of the file.
+    fs.open(path("b"), OpenMode::ReadWrite).unwrap().sync().unwrap();
+    assert_eq!(fs.crash_clone(CrashPolicy::DropUnsynced).file_bytes(path("a")).unwrap()[..3], *b"111");
+}
+
+#[test]
+fn a_link_takes_no_room_and_shows_in_the_fingerprint() {
+    let [linked, copied] = [true, false].map(|is_link| {
+        let fs = MemoryFileSystem::new();
+        create_durable(&fs, "a", b"bytes");
+        match is_link {
+            true => fs.hard_link(path("a"), path("b")).unwrap(),
+            false => drop(create_durable(&fs, "b", b"bytes")),
+        }
+        fs.sync_dir(path("")).unwrap();
+        fs
+    });
+    assert_eq!(listing(&linked), listing(&copied));
+    assert_eq!((linked.total_bytes(), copied.total_bytes()), (5, 10));
+    assert_ne!(linked.fingerprint(), copied.fingerprint());
+    assert_eq!(linked.fingerprint(), linked.crash_clone(CrashPolicy::DropUnsynced).fingerprint());
+    linked.set_capacity(Some(5));
+    linked.hard_link(path("a"), path("c")).unwrap();
+    assert!(
+        linked.open(path("c"), OpenMode::ReadWrite).unwrap().write_at(b"!", 5).unwrap_err().is_disk_full()
+    );
+}
+
+#[test]
 fn entries_are_lost_without_bytes_and_bytes_without_entries() {
     let fs = MemoryFileSystem::new();
     let old = create_durable(&fs, "old", b"one");

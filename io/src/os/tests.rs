@@ -200,6 +200,56 @@ fn names_that_are_not_text_are_listed() {
     assert_eq!(OsFileSystem.read_dir(directory.path()).unwrap(), ["a\u{fffd}b"]);
 }
 
+/// Otherwise every copy would go through memory and no test would mind.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_kernel_copies_what_it_can() {
+    let directory = directory();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("from"), vec![7; 100_000]).unwrap();
+    let (from, to) = (fs::File::open(path("from")).unwrap(), fs::File::create(path("to")).unwrap());
+    match copy_in_kernel(from.as_fd(), &to, 4096, 50_000) {
+        Some(copied) => {
+            assert!(copied <= 50_000);
+            let expected = [vec![0; 4096], vec![7; copied as usize]].concat();
+            assert!(fs::read(path("to")).unwrap() == expected);
+        }
+        None => println!("skipped: this system refuses copy_file_range"),
+    }
+    // What there is nothing of, and what it refuses, is left to those who read and write.
+    assert_eq!(copy_in_kernel(from.as_fd(), &to, 100_000, 10), None);
+    let only_read = fs::File::open(path("from")).unwrap();
+    assert_eq!(copy_in_kernel(from.as_fd(), &only_read, 0, 10), None);
+    assert_eq!(copy_in_kernel(from.as_fd(), &to, u64::MAX, 10), None);
+}
+
+#[test]
+fn between_file_systems_files_are_copied() {
+    use std::os::unix::fs::MetadataExt;
+    let here = directory();
+    let Ok(there) = tempfile::tempdir_in("/dev/shm") else {
+        println!("skipped: there is no /dev/shm");
+        return;
+    };
+    let device = |directory: &tempfile::TempDir| fs::metadata(directory.path()).unwrap().dev();
+    if device(&here) == device(&there) {
+        println!("skipped: the temporary directory is in /dev/shm");
+        return;
+    }
+    let (path, to) = (here.path().join("a"), there.path().join("a"));
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|i| (i / 3) as u8).collect();
+    fs::write(&path, &bytes).unwrap();
+    let refused = OsFileSystem.hard_link(&path, &to).unwrap_err();
+    assert!(refused.is_link_refused(), "{refused}");
+    let from = OsFileSystem.open(&path, OpenMode::Read).unwrap();
+    let copy = OsFileSystem.open(&to, OpenMode::CreateNew).unwrap();
+    let mut copied = 0;
+    while copied < bytes.len() as u64 {
+        copied += copy.copy_range(&*from, copied, u64::MAX).unwrap();
+    }
+    assert!(fs::read(&to).unwrap() == bytes);
+}
+
 /// Where the file system has direct reads and writes, the ones see the others, also over a mapping in use.
 #[test]
 #[cfg(target_os = "linux")]
