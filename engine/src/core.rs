@@ -387,7 +387,7 @@ impl Core {
         self.log.sync_through(self.log.written())
     }
 
-    fn check_writable(&self, closed: bool) -> Result<()> {
+    pub fn check_writable(&self, closed: bool) -> Result<()> {
         match closed {
             true => Err(Error::Closed),
             false => self.poison.check(),
@@ -418,8 +418,8 @@ impl Core {
                 outcome = outcome.and(Err(panicked));
             }
         }
-        // Compactions that users run in threads of their own give up as well.
-        let ended = self.wait_for_work(|state| Ok(state.manual.is_empty()));
+        // Compactions and checkpoints that users run in threads of their own give up as well.
+        let ended = self.wait_for_work(|state| Ok(state.manual.is_empty() && state.checkpoints == 0));
         // What could not be flushed is in the log; there it is made durable.
         let rest = if outcome.is_ok() { self.retire_log() } else { self.sync() };
         self.closed.store(true, Ordering::SeqCst);

@@ -8,6 +8,9 @@ use terrace_wal::parse_segment_file_name;
 
 use crate::manifest::{MANIFEST, MANIFEST_TEMPORARY};
 
+/// What a directory may hold that counts as empty.
+pub(crate) const EMPTY_NAMES: [&str; 3] = ["LOCK", MANIFEST_TEMPORARY, "lost+found"];
+
 /// Makes sure that a directory is one that may be opened for writing, and lists it. One that is missing is created if
 /// `create` says so.
 pub(crate) fn prepare(fs: &dyn FileSystem, dir: &Path, create: bool) -> Result<Vec<String>> {
@@ -39,11 +42,11 @@ fn check(dir: &Path, listed: Result<Vec<String>>, may_be_new: bool) -> Result<Ve
         |name: &String| parse_table_file_name(name).is_some() || parse_segment_file_name(name).is_some();
     if names.iter().any(is_data) {
         let what = "the manifest is missing, but there are tables or log segments: restore it from a backup, or save \
-                    what is left with `terrace salvage`";
+                    what is left with `terrace salvage`; if a checkpoint or a salvage was interrupted here, remove \
+                    them";
         return Err(Error::corruption(dir.join(MANIFEST), 0, what));
     }
-    let is_ours = |name: &String| ["LOCK", MANIFEST_TEMPORARY, "lost+found"].contains(&&**name);
-    match names.iter().find(|name| !is_ours(name)) {
+    match names.iter().find(|name| !EMPTY_NAMES.contains(&&***name)) {
         Some(other) => Err(not_a_database(&format!("it holds other files, {other:?} among them"))),
         None if may_be_new => Ok(names),
         None => Err(not_a_database("the directory is empty")),

@@ -46,11 +46,15 @@ pub enum Bug {
     PageCacheBelieved,
     /// A directory that another has locked is opened.
     LockIgnored,
+    /// A checkpoint takes what was written to memtables after its moment.
+    CheckpointTorn,
+    /// The names of a checkpoint's tables are not made durable before its manifest.
+    CheckpointNamesNotSynced,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 19] = [
+    pub const ALL: [Bug; 21] = [
         Bug::TableNameNotSynced,
         Bug::SegmentNameNotSynced,
         Bug::AcknowledgedBeforeSync,
@@ -70,6 +74,8 @@ impl Bug {
         Bug::RefusedNotErased,
         Bug::PageCacheBelieved,
         Bug::LockIgnored,
+        Bug::CheckpointTorn,
+        Bug::CheckpointNamesNotSynced,
     ];
 
     /// Whether this bug is in the program.

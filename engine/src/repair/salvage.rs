@@ -13,9 +13,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use terrace_compaction::LEVELS;
 use terrace_io::{Error, FileSystem, Operation, Result};
@@ -30,11 +29,10 @@ use super::{
     Finding, Lost, ManifestState, REWRITE, SalvageOptions, SalvageReport, SalvagedKeyspace, Severity,
 };
 use crate::KeyspaceOptions;
-use crate::catalog::{Catalog, Change, DEFAULT_KEYSPACE};
-use crate::manifest::Manifest;
+use crate::catalog::{Catalog, DEFAULT_KEYSPACE};
 use crate::memtable::Memtable;
-use crate::poison::Poison;
-use crate::recovery::{MAX_VALUE_BYTES, now_micros};
+use crate::new_database::{Contents, NewDatabase, NewKeyspace};
+use crate::recovery::MAX_VALUE_BYTES;
 
 /// Heap that a keyspace's part of the log may take before it is written to a table.
 const MEMTABLE_BYTES: u64 = 64 << 20;
@@ -76,7 +74,7 @@ pub fn salvage(
 ) -> Result<SalvageReport> {
     let (fs, from, to) = (options.file_system.clone(), from.as_ref(), to.as_ref());
     drop(Survey::list(&*fs, from)?);
-    check_target(&*fs, from, to)?;
+    NewDatabase::check_place(&*fs, from, to)?;
     let _lock = fs.lock_dir_shared(from)?;
     let survey = Survey::new(&*fs, from)?;
     let mut plan = Plan::new(&*fs, survey, options)?;
@@ -85,10 +83,7 @@ pub fn salvage(
         plan.merge(&fs, None)?;
         return Ok(plan.report);
     }
-    fs.create_dir_all(to)?;
-    let _target_lock = fs.lock_dir(to)?;
-    check_target(&*fs, from, to)?;
-    let target = Target::new(fs.clone(), to);
+    let target = Target::new(NewDatabase::begin(fs.clone(), from, to)?);
     let written = plan
         .read_log(&mut Spill { fs: &fs, target: Some(&target) })
         .and_then(|()| plan.merge(&fs, Some(&target)))
@@ -100,34 +95,6 @@ pub fn salvage(
             Err(error)
         }
     }
-}
-
-/// Refuses a place for the new database that is not empty, or in the old one.
-fn check_target(fs: &dyn FileSystem, from: &Path, to: &Path) -> Result<()> {
-    if full(to).starts_with(full(from)) {
-        let (to, from) = (to.display(), from.display());
-        return Err(Error::invalid(format!("{to} lies in {from}, which must not be changed")));
-    }
-    let names = match fs.read_dir(to) {
-        Err(error) if error.is_not_found() => return Ok(()),
-        names => names?,
-    };
-    match names.iter().find(|name| *name != "LOCK") {
-        Some(name) => Err(Error::invalid(format!("{} is not empty: it holds {name:?}", to.display()))),
-        None => Ok(()),
-    }
-}
-
-/// A path from the root, without `.` and `..`. Links are not followed.
-fn full(path: &Path) -> PathBuf {
-    let mut full = PathBuf::new();
-    for component in std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).components() {
-        match component {
-            Component::ParentDir => drop(full.pop()),
-            component => full.push(component),
-        }
-    }
-    full
 }
 
 /// Log segments: numbers and, where known, lengths.
@@ -594,7 +561,7 @@ impl Plan {
             self.last_sequence = self.last_sequence.max(merged.last_sequence);
             for meta in spilled {
                 if let Some(target) = target {
-                    target.fs.remove_file(&target.dir.join(table_file_name(meta.number)))?;
+                    target.new.fs.remove_file(&target.new.dir.join(table_file_name(meta.number)))?;
                 }
             }
             report_merged(merged, keyspace, &mut self.report);
@@ -604,38 +571,25 @@ impl Plan {
     }
 
     /// Writes the manifest of the new database: from here on it opens.
-    fn write_manifest(&self, target: &Target, written: BTreeMap<u32, Vec<TableMeta>>) -> Result<()> {
-        target.fs.sync_dir(&target.dir)?;
+    fn write_manifest(&self, target: &Target, mut written: BTreeMap<u32, Vec<TableMeta>>) -> Result<()> {
         let known =
             if self.catalog.max_value_bytes > 0 { self.catalog.max_value_bytes } else { MAX_VALUE_BYTES };
-        let max_value_bytes = known.max(self.longest_value);
-        let defaults =
-            self.keyspaces.get(&0).map_or_else(KeyspaceOptions::new, |known| known.options.clone());
-        let mut catalog = Catalog::new(target.database_id, now_micros(), max_value_bytes, defaults);
-        let mut edit = vec![Change::LastSequence(self.last_sequence)];
-        for (&id, keyspace) in &self.keyspaces {
-            if id != 0 {
-                let (name, options) = (keyspace.name.clone(), keyspace.options.clone());
-                edit.push(Change::KeyspaceAdded { id, name, options });
+        let keyspaces = self.keyspaces.iter().map(|(&id, keyspace)| {
+            let metas = written.remove(&id).unwrap_or_default();
+            NewKeyspace {
+                id,
+                name: &keyspace.name,
+                options: &keyspace.options,
+                tables: metas.into_iter().map(|meta| (LEVELS - 1, meta)).collect(),
             }
-            edit.push(Change::KeyspaceFlushed { id, through: self.last_sequence });
-            let metas = written.get(&id).into_iter().flatten();
-            edit.extend(metas.map(|meta| Change::TableAdded {
-                keyspace: id,
-                level: LEVELS - 1,
-                meta: meta.clone(),
-            }));
-        }
-        edit.push(Change::NextTable(target.next_number.load(Ordering::Relaxed)));
-        edit.push(Change::NextKeyspace(self.catalog.next_keyspace));
-        edit.push(Change::SegmentsRetired { below: 1, first_sequence: self.last_sequence + 1 });
-        for change in edit {
-            // What salvage found can contradict itself only by a bug, or by a forged file.
-            catalog.apply(change).map_err(|error| {
-                Error::corruption(&target.dir, 0, format!("what was salvaged makes no catalog: {error:?}"))
-            })?;
-        }
-        Manifest::create(target.fs.clone(), &target.dir, catalog, 1, Arc::new(Poison::default())).map(drop)
+        });
+        target.new.finish(Contents {
+            max_value_bytes: known.max(self.longest_value),
+            last_sequence: self.last_sequence,
+            next_table: target.next_number(),
+            next_keyspace: self.catalog.next_keyspace,
+            keyspaces: keyspaces.collect(),
+        })
     }
 }
 

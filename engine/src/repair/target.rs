@@ -1,20 +1,15 @@
 //! The new database of a salvage while it is written: its tables, and those that the log is spilled to.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use terrace_compaction::{LEVELS, Output, Rules, write_tables};
-use terrace_io::{FileSystem, Result};
-use terrace_sstable::{
-    Cause, Kind, MergeCursor, TableContext, TableIdentity, TableMeta, TableWriter, table_file_name,
-    table_tmp_file_name,
-};
+use terrace_io::Result;
+use terrace_sstable::{Cause, Kind, MergeCursor, TableContext, TableIdentity, TableMeta, TableWriter};
 
 use crate::KeyspaceOptions;
-use crate::manifest::{MANIFEST, MANIFEST_TEMPORARY};
 use crate::memtable::Memtable;
-use crate::recovery::random_id;
+use crate::new_database::NewDatabase;
 
 /// A keyspace of the new database.
 #[derive(Debug, Clone, Copy)]
@@ -26,45 +21,37 @@ pub(super) struct Owner<'a> {
 
 /// The new database while it is written.
 pub(super) struct Target {
-    pub fs: Arc<dyn FileSystem>,
-    pub dir: PathBuf,
-    pub database_id: [u8; 16],
+    pub new: NewDatabase,
     pub context: Arc<TableContext>,
-    pub next_number: AtomicU64,
+    next_number: AtomicU64,
 }
 
 impl Target {
-    pub fn new(fs: Arc<dyn FileSystem>, dir: &Path) -> Target {
-        let context = Arc::new(TableContext::new(fs.clone(), dir));
-        let (database_id, next_number) = (random_id(), AtomicU64::new(1));
-        Target { fs, dir: dir.to_owned(), database_id, context, next_number }
+    pub fn new(new: NewDatabase) -> Target {
+        let context = Arc::new(TableContext::new(new.fs.clone(), &new.dir));
+        Target { new, context, next_number: AtomicU64::new(1) }
     }
 
     pub fn number(&self) -> u64 {
         self.next_number.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Removes what was written, best effort: the manifest first, so that what is left never opens.
+    /// No table has it, or one above.
+    pub fn next_number(&self) -> u64 {
+        self.next_number.load(Ordering::Relaxed)
+    }
+
+    /// Removes what was written, best effort.
     pub fn remove(&self) {
-        for name in [MANIFEST, MANIFEST_TEMPORARY] {
-            match self.fs.remove_file(&self.dir.join(name)) {
-                Err(error) if !error.is_not_found() => return,
-                _ => {}
-            }
-        }
-        for number in 1..self.next_number.load(Ordering::Relaxed) {
-            for name in [table_file_name(number), table_tmp_file_name(number)] {
-                let _ = self.fs.remove_file(&self.dir.join(name));
-            }
-        }
+        self.new.remove(1..self.next_number());
     }
 
     /// Writes what the log held so far of a keyspace to tables of their own, which go once they are merged.
     pub fn spill(&self, owner: Owner<'_>, memtable: &Arc<Memtable>) -> Result<Vec<TableMeta>> {
         let output = Output {
-            fs: &self.fs,
-            dir: &self.dir,
-            database_id: self.database_id,
+            fs: &self.new.fs,
+            dir: &self.new.dir,
+            database_id: self.new.database_id,
             keyspace_id: owner.id,
             keyspace_name: owner.name,
             level: 0,
@@ -104,14 +91,14 @@ impl<'a> NewTables<'a> {
             Some(writer) => writer,
             none => {
                 let identity = TableIdentity {
-                    database_id: target.database_id,
+                    database_id: target.new.database_id,
                     keyspace_id: self.owner.id,
                     keyspace_name: self.owner.name.to_owned(),
                     number: target.number(),
                     level: (LEVELS - 1) as u8,
                     cause: Cause::Recovery,
                 };
-                none.insert(TableWriter::create(&target.fs, &target.dir, identity, &options.table)?)
+                none.insert(TableWriter::create(&target.new.fs, &target.new.dir, identity, &options.table)?)
             }
         };
         // At the bottom, where nobody asks for the number.

@@ -34,6 +34,8 @@ const ATTACKS: &[Attack] = &[
     attack("real_crashes", "a_power_cut_on_ext4", 2, 1),
     attack("real_crashes", "a_power_cut_on_xfs", 2, 1),
     attack("error_sweep", "every_call_fails_in_every_way", 4, 1),
+    attack("checkpoint", "a_checkpoint_is_the_database_at_one_moment", 2, 1),
+    attack("checkpoint_faults", "a_checkpoint_fails_without_a_trace", 3, 1),
     attack("real_faults", "a_full_disk_under_load_loses_nothing", 1, 1),
     attack("damage", "every_flipped_bit_of_a_table_is_noticed", 6, 3),
     attack("damage", "every_cut_of_a_table_is_noticed", 1, 3),

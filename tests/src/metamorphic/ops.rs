@@ -54,6 +54,8 @@ pub enum Stop {
     Drop,
     /// The process is killed.
     Kill,
+    /// It goes on as a checkpoint of itself. What becomes of the old one does not matter.
+    Checkpoint,
     /// The power fails, after a sync of everything or not.
     PowerCut {
         /// Whether everything was synced right before.
@@ -548,11 +550,12 @@ impl Drawing {
     fn reopen(&mut self) -> Op {
         let torn = CrashPolicy::Torn { seed: self.generator.seed() };
         let policy = *self.generator.pick(&[CrashPolicy::DropUnsynced, CrashPolicy::KeepAll, torn, torn]);
-        let stop = match self.generator.number(0..8) {
+        let stop = match self.generator.number(0..9) {
             0 | 1 => Stop::Close,
             2 => Stop::Drop,
             3 | 4 => Stop::Kill,
-            5 => Stop::PowerCut { synced: true, policy },
+            5 => Stop::Checkpoint,
+            6 => Stop::PowerCut { synced: true, policy },
             _ => Stop::PowerCut { synced: false, policy },
         };
         // Snapshots end with the database, iterators do not.

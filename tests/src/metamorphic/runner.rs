@@ -37,6 +37,7 @@ pub struct Figures {
     pub answers: u64,
     pub reopens: u64,
     pub kills: u64,
+    pub checkpoints: u64,
     pub power_cuts: u64,
     /// Changes that power cuts took.
     pub lost: u64,
@@ -54,6 +55,7 @@ impl Add for Figures {
             answers: self.answers + other.answers,
             reopens: self.reopens + other.reopens,
             kills: self.kills + other.kills,
+            checkpoints: self.checkpoints + other.checkpoints,
             power_cuts: self.power_cuts + other.power_cuts,
             lost: self.lost + other.lost,
             flushes: self.flushes + other.flushes,
@@ -65,9 +67,10 @@ impl Add for Figures {
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Figures { operations, answers, reopens, kills, power_cuts, lost, .. } = self;
+        let Figures { operations, answers, reopens, kills, checkpoints, power_cuts, lost, .. } = self;
         let Figures { flushes, compactions, trivial_moves, .. } = self;
         write!(f, "{operations} operations, {answers} answers, {reopens} reopens, {kills} kills, ")?;
+        write!(f, "{checkpoints} checkpoints, ")?;
         write!(f, "{power_cuts} power cuts that took {lost} writes, ")?;
         write!(f, "{flushes} flushes, {compactions} compactions, {trivial_moves} moves")
     }
@@ -105,8 +108,9 @@ struct Pinned {
 enum Place {
     /// In memory, under a name: a crash leaves what it may.
     Memory(MemoryFileSystem, PathBuf),
-    /// On real files: of a crash is left what the end of the process leaves.
-    Real(tempfile::TempDir),
+    /// On real files, under a name in a directory that goes with them: of a crash is left what the end of the process
+    /// leaves.
+    Real(tempfile::TempDir, String),
 }
 
 impl Place {
@@ -114,7 +118,7 @@ impl Place {
         // Dropped databases of one process are told apart by their paths, also those in memory.
         static RUNS: AtomicU64 = AtomicU64::new(0);
         match real_files {
-            true => Place::Real(tempfile::tempdir().unwrap()),
+            true => Place::Real(tempfile::tempdir().unwrap(), "db".to_owned()),
             false => {
                 let name = format!("run {}", RUNS.fetch_add(1, Relaxed));
                 Place::Memory(MemoryFileSystem::new(), name.into())
@@ -125,15 +129,24 @@ impl Place {
     fn file_system(&self) -> Arc<dyn FileSystem> {
         match self {
             Place::Memory(fs, _) => Arc::new(fs.clone()),
-            Place::Real(_) => Arc::new(OsFileSystem),
+            Place::Real(..) => Arc::new(OsFileSystem),
         }
     }
 
     fn directory(&self) -> PathBuf {
         match self {
-            Place::Memory(_, name) => name.clone(),
-            Place::Real(directory) => directory.path().join("db"),
+            Place::Memory(_, path) => path.clone(),
+            Place::Real(directory, name) => directory.path().join(name),
         }
+    }
+
+    /// Another one, right beside.
+    fn move_on(&mut self) -> PathBuf {
+        match self {
+            Place::Memory(_, path) => path.as_mut_os_string().push("+"),
+            Place::Real(_, name) => name.push('+'),
+        }
+        self.directory()
     }
 }
 
@@ -529,6 +542,14 @@ impl<'a> Runner<'a> {
         self.count_work();
         match stop {
             Stop::Close => self.close(),
+            Stop::Checkpoint => {
+                let to = self.place.move_on();
+                self.db().checkpoint(to).unwrap();
+                self.figures.checkpoints += 1;
+                // From here on they have nothing to do with each other.
+                self.keyspaces[&0].clear().unwrap();
+                self.db().settle().unwrap();
+            }
             Stop::PowerCut { synced: true, .. } => self.perform(&Op::Sync),
             _ => {}
         }

@@ -255,6 +255,64 @@ fn compaction_drops_what_is_deleted() {
 }
 
 #[test]
+fn a_checkpoint_is_a_database_of_its_own() {
+    let place = fruit();
+    place.run("terrace", &["put", "db", "oak", "tree", "--keyspace", "plants"]).ok();
+    let text = place.run("terrace", &["checkpoint", "db", "deep/in/copy"]).ok();
+    let lines: Vec<Vec<&str>> = text.lines().skip(2).map(|line| line.split_whitespace().collect()).collect();
+    // Everything was written to tables when the commands before it ended. They are linked, or copied where they cannot be.
+    let tables = |line: usize| lines[line][1].parse::<u64>().unwrap();
+    assert_eq!((lines[0][0], lines[1][0], lines[2][0]), ("linked", "copied", "written"));
+    assert!(tables(0) + tables(1) >= 2 && tables(2) == 0, "{text}");
+    place.run("terrace", &["put", "db", "apple", "green"]).ok();
+    place.run("terrace", &["delete", "deep/in/copy", "banana"]).ok();
+    let get = |db: &str, key: &str| place.run("terrace", &["get", db, key]);
+    assert_eq!((get("db", "apple").ok(), get("deep/in/copy", "apple").ok()), ("green".into(), "red".into()));
+    assert_eq!(get("db", "banana").ok(), "yellow");
+    get("deep/in/copy", "banana").fails("terrace", 1, &["not found"]);
+    let plants = ["get", "deep/in/copy", "oak", "--keyspace", "plants"];
+    assert_eq!(place.run("terrace", &plants).ok(), "tree");
+    place.run("terrace", &["verify", "deep/in/copy"]).ok();
+    std::fs::remove_dir_all(place.path("db")).unwrap();
+    assert_eq!(place.run("terrace", &plants).ok(), "tree");
+    let json = place.run("terrace", &["checkpoint", "deep/in/copy", "again", "--format", "json"]).ok();
+    let report: Value = serde_json::from_str(&json).unwrap();
+    let sum = |name: &str| {
+        ["linked", "copied"].map(|how| report[format!("{name}_{how}")].as_u64().unwrap()).iter().sum::<u64>()
+    };
+    assert!(sum("tables") >= 2 && sum("bytes") > 0 && report["sequence"].as_u64() > Some(6), "{json}");
+    assert_eq!(
+        place.run("terrace", &["scan", "again"]).ok(),
+        place.run("terrace", &["scan", "deep/in/copy"]).ok()
+    );
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_is_refused() {
+    let place = fruit();
+    place.run("terrace", &["put", "other", "key", "value"]).ok();
+    std::fs::create_dir(place.path("empty")).unwrap();
+    std::fs::write(place.path("file"), "text").unwrap();
+    let before = (place.names("db"), place.names("other"));
+    for (to, word) in
+        [("other", "not empty"), ("db", "lies in db"), ("db/copy", "lies in db"), ("file", "cannot list")]
+    {
+        place.run("terrace", &["checkpoint", "db", to]).fails("terrace", 2, &[word]);
+    }
+    for from in ["nowhere", "empty"] {
+        place.run("terrace", &["checkpoint", from, "new"]).fails("terrace", 2, &["not a Terrace database"]);
+    }
+    let db = terrace::Db::open(place.path("db")).unwrap();
+    place.run("terrace", &["checkpoint", "db", "new"]).fails("terrace", 2, &["db", "in use"]);
+    db.close().unwrap();
+    place.run("terrace", &["checkpoint", "db"]).fails("terrace", 2, &["--help"]);
+    assert_eq!((place.names("db"), place.names("other")), before);
+    assert_eq!(place.names(""), ["db", "empty", "file", "other"]);
+    place.run("terrace", &["checkpoint", "db", "empty"]).ok();
+    assert_eq!(place.run("terrace", &["get", "empty", "apple"]).ok(), "red");
+}
+
+#[test]
 fn wrong_usage_is_exit_code_two() {
     let place = Place::new();
     for arguments in [

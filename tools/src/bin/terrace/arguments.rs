@@ -16,6 +16,7 @@ Examples:
   terrace scan DIR --format json > backup.jsonl
   terrace load OTHER_DIR backup.jsonl
   terrace stats DIR
+  terrace checkpoint DIR NEW_DIR
   terrace verify DIR
   terrace salvage DIR NEW_DIR --dry-run
   terrace doctor DIR
@@ -81,6 +82,8 @@ pub enum Command {
     Stats(Stats),
     /// Compact a database, or a range of keys, all the way down.
     Compact(Compact),
+    /// Make a copy of a database as it is now, by hard links where there can be, in a new directory.
+    Checkpoint(Checkpoint),
     /// Check every file of a database that is not open, and list all that is wrong. Changes nothing.
     Verify(Verify),
     /// Save what can still be read of a damaged database into a new one. Does not change the old one.
@@ -232,6 +235,24 @@ pub struct Compact {
     /// The bounds are given in hex.
     #[arg(long)]
     pub hex: bool,
+}
+
+/// Tables never change, so on one file system the copy and the database share them until one of the two lets go of a table.
+/// On another one they are copied. The copy is a database like any other: this one can be used, changed and deleted,
+/// and so can the copy. (A program makes checkpoints of a database that it has open with `Db::checkpoint`.)
+#[derive(Debug, Args)]
+pub struct Checkpoint {
+    /// The directory of the database.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+
+    /// The directory of the copy: missing, or empty.
+    #[arg(value_name = "NEW")]
+    pub new: PathBuf,
+
+    /// How to print what it was made of.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: OutputFormat,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod checkpoint;
 mod database;
 mod doctor;
 mod load;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
             Command::Scan(arguments) => read::scan(&arguments),
             Command::Stats(arguments) => stats::stats(&arguments),
             Command::Compact(arguments) => write::compact(&arguments),
+            Command::Checkpoint(arguments) => checkpoint::checkpoint(&arguments),
             Command::Verify(arguments) => verify::verify(&arguments),
             Command::Salvage(arguments) => salvage::salvage(&arguments),
             Command::Doctor(arguments) => doctor::doctor(&arguments),
