@@ -687,7 +687,7 @@ fn a_missing_table_is_told_and_nothing_is_left() {
     let path = Path::new(DIR).join(table);
     fs.rename(&path, Path::new("/kept")).unwrap();
     let db = open(&fs, DIR);
-    assert_eq!(db.health().missing_tables, [path.clone()]);
+    assert_eq!(db.health().missing_tables, std::slice::from_ref(&path));
     for is_linked in [true, false] {
         if !is_linked {
             faults.add(FaultRule::on(Operation::Link).kind(FaultKind::Os(LINK_REFUSALS[0])));
@@ -718,8 +718,9 @@ fn a_close_has_a_checkpoint_give_up() {
     let fs: Arc<dyn FileSystem> = Arc::new(faults);
     let (db, written) = filled(&fs);
     let (began, begins) = std::sync::mpsc::channel();
+    let is_closed = Arc::new(AtomicBool::new(false));
     let hook = {
-        let (db, seen) = (db.clone(), AtomicBool::new(false));
+        let (db, is_closed, seen) = (db.clone(), is_closed.clone(), AtomicBool::new(false));
         move |mutation: &terrace_io::Mutation<'_>| {
             let is_table = mutation.path.extension().is_some_and(|extension| extension == "sst");
             let is_first =
@@ -730,6 +731,12 @@ fn a_close_has_a_checkpoint_give_up() {
                 eventually("the database is being closed", || {
                     matches!(db.compact_range::<&[u8]>(..), Err(Error::Closed))
                 });
+                // A close that does not wait for this needs no longer.
+                thread::sleep(Duration::from_millis(300));
+                assert!(
+                    !is_closed.load(Ordering::SeqCst),
+                    "it is closed, and a checkpoint is still being made"
+                );
             }
         }
     };
@@ -738,6 +745,7 @@ fn a_close_has_a_checkpoint_give_up() {
         let made = scope.spawn(|| db.checkpoint(COPY));
         begins.recv_timeout(Duration::from_secs(60)).expect("a table is copied");
         db.close().unwrap();
+        is_closed.store(true, Ordering::SeqCst);
         // It has given up by now, and has removed what it had made.
         assert_nothing_is_left(&*fs, COPY);
         assert!(matches!(made.join().unwrap(), Err(Error::Closed)));

@@ -297,8 +297,8 @@ impl Db {
     /// copied: by the file system itself if it can (reflink), else by the kernel, else by reading and writing. What is in
     /// memory is written to tables of the checkpoint, so that no log has to be copied, and the database is not flushed,
     /// so that checkpoints can be frequent without many small tables coming of it; call [`Db::flush`] before for a
-    /// checkpoint of links alone. Writers wait while it is noted what there is, which takes no I/O: some microseconds,
-    /// and about 50 ns more for each keyspace. Synced ones may also wait for the sync of the log with which it begins.
+    /// checkpoint of links alone. Writers wait while it is noted what there is, which takes no I/O: a few microseconds,
+    /// and 0.3 µs more for each keyspace. Synced ones may also wait for the sync of the log with which it begins.
     /// Memtables and tables that become obsolete stay until they are written, linked or copied.
     ///
     /// A linked table is one file: what a failing disk does to it, it does to both. For a backup make the checkpoint on
