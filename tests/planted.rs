@@ -47,7 +47,7 @@ fn finder(bug: Bug) -> (&'static str, &'static str) {
             ("scrub", "a_scrub_does_not_believe_the_page_cache_and_reads_do_not_believe_it_wrongly")
         }
         Bug::LockIgnored => ("errors", "a_locked_directory_is_refused"),
-        Bug::CheckpointTorn => ("checkpoint", "batches_of_many_writers_are_whole_and_in_order"),
+        Bug::CheckpointTorn => ("checkpoint", "a_checkpoint_is_the_database_at_one_moment"),
         Bug::CheckpointNamesNotSynced => ("checkpoint_faults", "a_crash_leaves_a_whole_checkpoint_or_none"),
     }
 }
