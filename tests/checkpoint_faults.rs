@@ -133,7 +133,7 @@ fn write(db: &Db, model: &mut Model, number: u64, durability: Durability) {
         let key = format!("key {:02}", (7 * number + 3 * index) % 40);
         let value = noise(100 * number + index, 700);
         for (name, keyspace) in [(DEFAULT, &**db), (PACKED, &packed)] {
-            let is_delete = (number + index) % 5 == 0;
+            let is_delete = (number + index).is_multiple_of(5);
             match is_delete {
                 true => batch.delete(keyspace, &key),
                 false => batch.put(keyspace, &key, &value),

@@ -15,9 +15,14 @@ pub fn open_or_create(database: &Database, durability: Durability) -> Result<(Db
     Ok((db, keyspace))
 }
 
+/// Opens a database that must exist.
+pub fn open(dir: &Path) -> Result<Db> {
+    Ok(Options::new().create_if_missing(false).open(dir)?)
+}
+
 /// Opens a database and a keyspace that must both exist.
 pub fn open_keyspace(database: &Database) -> Result<(Db, Keyspace)> {
-    let db = Options::new().create_if_missing(false).open(&database.dir)?;
+    let db = open(&database.dir)?;
     let keyspace = find_keyspace(&db, &database.keyspace)?;
     Ok((db, keyspace))
 }
