@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use terrace_benches::{device_read_bytes, for_each_file, process_time};
+use terrace_benches::{for_each_file, process_time};
 
 /// Bytes that this process wrote so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -137,7 +137,7 @@ pub fn remove(dir: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use terrace_benches::forget_pages;
+    use terrace_benches::{device_read_bytes, forget_pages};
 
     use super::*;
 
