@@ -638,9 +638,11 @@ fn what_has_failed_in_the_manifest_is_forgotten_too() {
     assert_eq!(reader.keyspace_names().unwrap(), [DEFAULT, "wrong"]);
     let (wrong, snapshot) = (reader.keyspace("wrong").unwrap(), reader.snapshot().unwrap());
     // It gets the same id, and its edit has the same length.
-    writer.keyspace("right").unwrap().put("key", "value").unwrap();
+    let written = writer.keyspace("right").unwrap();
     assert!(reader.refresh().unwrap());
     assert_eq!(reader.keyspace_names().unwrap(), [DEFAULT, "right"]);
+    written.put("key", "value").unwrap();
+    assert!(reader.refresh().unwrap());
     let right = reader.keyspace("right").unwrap();
     assert_eq!(right.get("key").unwrap().as_deref(), Some(&b"value"[..]));
     assert!(matches!(wrong.get("key"), Err(Error::KeyspaceDropped { name }) if name == "wrong"));
