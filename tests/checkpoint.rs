@@ -607,6 +607,7 @@ fn the_place_must_be_missing_or_empty() {
         assert!(words.iter().all(|word| what.contains(word)), "{path}: {what}");
         assert_eq!(memory.fingerprint(), before, "{path}: something has changed");
     };
+    refused("", &["empty", "current directory"]);
     refused(DIR, &["/database lies in /database"]);
     refused("/database/copy", &["lies in /database"]);
     refused("/copies/../database/./copies/first", &["lies in /database"]);
@@ -633,6 +634,33 @@ fn the_place_must_be_missing_or_empty() {
         assert_sound(&fs, path);
     }
     db.close().unwrap();
+}
+
+/// Whoever deletes a database does not expect to delete its copy.
+#[test]
+#[cfg(unix)]
+fn a_place_in_the_database_is_refused_by_all_its_names() {
+    use std::os::unix::fs::symlink;
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    Db::open(at("db")).unwrap().close().unwrap();
+    std::fs::create_dir(at("db/inner")).unwrap();
+    symlink(at("db"), at("link")).unwrap();
+    symlink(at("db/inner"), at("deep")).unwrap();
+    for opened in ["db", "link"] {
+        let db = Db::open(at(opened)).unwrap();
+        db.put("key", "value").unwrap();
+        for place in ["db/copy", "link/copy", "deep/copy", "deep/../copy", "link/far/away", "db/inner"] {
+            let error = db.checkpoint(at(place)).unwrap_err();
+            assert!(matches!(error, Error::InvalidArgument(_)), "{opened} to {place}: {error}");
+        }
+        let beside = format!("copy of {opened}");
+        db.checkpoint(at(&beside)).unwrap();
+        db.close().unwrap();
+        assert_eq!(Db::open(at(&beside)).unwrap().get("key").unwrap().as_deref(), Some(&b"value"[..]));
+    }
+    let names = std::fs::read_dir(at("db")).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(!names.into_iter().any(|name| name == "copy" || name == "far"));
 }
 
 #[test]

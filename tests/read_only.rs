@@ -651,6 +651,40 @@ fn what_has_failed_in_the_manifest_is_forgotten_too() {
     writer.close().unwrap();
 }
 
+/// What was let go of because of such a record is there again once another one stands in its place.
+#[test]
+fn what_has_failed_in_the_manifest_takes_nothing_away() {
+    for step in ["clear", "drop", "flush"] {
+        let memory = MemoryFileSystem::new();
+        let faults = FaultFileSystem::new(Arc::new(memory.clone()));
+        let writer = options(Arc::new(faults.clone())).open(DIR).unwrap();
+        let dropped = writer.keyspace("dropped").unwrap();
+        writer.put("key", "value").unwrap();
+        dropped.put("key", "other").unwrap();
+        let reader = options(Arc::new(memory)).open_read_only(DIR).unwrap();
+        let kind = FaultKind::ErrorAfterEffect(std::io::ErrorKind::StorageFull);
+        faults.add(FaultRule::on(Operation::Write).path("MANIFEST").kind(kind).once());
+        let outcome = match step {
+            "clear" => writer.clear(),
+            "drop" => writer.drop_keyspace("dropped"),
+            _ => writer.flush(),
+        };
+        outcome.unwrap_err();
+        // What it shows of that is between; but a table that is not there must not be shown.
+        let seen = reader.refresh();
+        match step {
+            "flush" => assert_eq!(reader.get("key").unwrap().as_deref(), Some(&b"value"[..])),
+            _ => assert!(seen.unwrap(), "{step}: it is there to be read"),
+        }
+        writer.keyspace("in its place").unwrap();
+        assert!(reader.refresh().unwrap(), "{step}");
+        assert_eq!(reader.get("key").unwrap().as_deref(), Some(&b"value"[..]), "{step}");
+        let other = reader.keyspace("dropped").unwrap().get("key").unwrap();
+        assert_eq!(other.as_deref(), Some(&b"other"[..]), "{step}");
+        writer.close().unwrap();
+    }
+}
+
 /// A manifest that is written anew may be much shorter than it was.
 #[test]
 fn a_manifest_that_has_shrunk_is_read_from_its_beginning() {

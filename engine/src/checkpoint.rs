@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use terrace_io::{Advice, Bug, Error, OpenMode, Result};
 use terrace_sstable::{
-    Cause, Cursor, MergeCursor, Table, TableIdentity, TableMeta, TableWriter, table_file_name,
+    Cause, Cursor, MergeCursor, ReadPath, Table, TableIdentity, TableMeta, TableWriter, table_file_name,
 };
 use terrace_wal::Position;
 
@@ -192,8 +192,9 @@ impl Checkpoint<'_> {
     fn link(&mut self, table: &Table) -> Result<bool> {
         self.check_open()?;
         let number = table.meta().number;
-        self.begun.push(number);
-        match self.core.fs.hard_link(table.path(), &self.new.dir.join(table_file_name(number))) {
+        let linked = self.core.fs.hard_link(table.path(), &self.new.dir.join(table_file_name(number)));
+        self.note(number, &linked);
+        match linked {
             Ok(()) => {
                 self.report.tables_linked += 1;
                 self.report.bytes_linked += table.meta().file_len;
@@ -224,7 +225,9 @@ impl Checkpoint<'_> {
         let TableMeta { number, file_len, .. } = *table.meta();
         let opened = self.core.fs.open(table.path(), OpenMode::Read);
         let source = opened.map_err(|error| self.explain(error, table))?;
-        let copy = self.core.fs.open(&self.new.dir.join(table_file_name(number)), OpenMode::CreateNew)?;
+        let opened = self.core.fs.open(&self.new.dir.join(table_file_name(number)), OpenMode::CreateNew);
+        self.note(number, &opened);
+        let copy = opened?;
         source.advise(Advice::Sequential, 0, file_len);
         let mut copied = 0;
         while copied < file_len {
@@ -234,9 +237,12 @@ impl Checkpoint<'_> {
                 let what = format!("the file ends {} bytes too early", file_len - copied);
                 return Err(Error::corruption(table.path(), copied, what));
             }
-            // So that the sync is short, and what readers have in the page cache stays there.
+            // So that the sync is short. What mappings use of the page cache stays there; readers that use `pread` keep
+            // all of it.
             copy.start_writeback(copied, piece);
-            source.advise(Advice::DontNeed, copied, piece);
+            if table.read_path() != Some(ReadPath::Pread) {
+                source.advise(Advice::DontNeed, copied, piece);
+            }
             copied += piece;
         }
         copy.sync()?;
@@ -285,7 +291,6 @@ impl Checkpoint<'_> {
     fn begin_table(&mut self, keyspace: &KeyspaceInner) -> Result<TableWriter> {
         let number = self.next_table;
         self.next_table += 1;
-        self.begun.push(number);
         let identity = TableIdentity {
             database_id: self.new.database_id,
             keyspace_id: keyspace.id,
@@ -294,7 +299,18 @@ impl Checkpoint<'_> {
             level: 0,
             cause: Cause::Flush,
         };
-        TableWriter::create(&self.new.fs, &self.new.dir, identity, &keyspace.options.table)
+        let begun = TableWriter::create(&self.new.fs, &self.new.dir, identity, &keyspace.options.table);
+        self.note(number, &begun);
+        begun
+    }
+
+    /// Notes that a file may have been made, whatever is said of it, unless somebody else's was there: it goes if the
+    /// checkpoint fails.
+    fn note<T>(&mut self, number: u64, outcome: &Result<T>) {
+        let is_not_ours = |error: &Error| error.is_already_there() || error.is_link_refused();
+        if !outcome.as_ref().is_err_and(is_not_ours) {
+            self.begun.push(number);
+        }
     }
 }
 

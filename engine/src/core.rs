@@ -120,7 +120,10 @@ impl Core {
             keyspace.peek().version.tables().map(|(_, table)| table.meta().locator_bytes()).sum()
         };
         let bytes: u64 = keyspaces.values().map(tables).sum();
-        let fit = bytes <= memory_bytes / PART_OF_MEMORY;
+        // Not to and fro with each compaction.
+        let had_fit = self.tables.uses_locators.load(Ordering::Relaxed);
+        let limit_bytes = memory_bytes / PART_OF_MEMORY;
+        let fit = bytes <= if had_fit { limit_bytes } else { limit_bytes / 8 * 7 };
         if self.tables.uses_locators.swap(fit, Ordering::Relaxed) != fit {
             let by = if fit { "locators" } else { "filters and fences" };
             tracing::info!(locator_bytes = bytes, memory_bytes, "gets go by {by} from here on");
@@ -341,6 +344,7 @@ impl Core {
             keyspace.dropped.store(true, Ordering::Release);
             self.change_keyspaces(|keyspaces| drop(keyspaces.remove(&keyspace.id)));
         }
+        self.judge_locators();
         // Snapshots and iterators keep reading; the files go with the last of them.
         self.let_go(keyspace.peek().version.tables().map(|(_, table)| table));
         drop(writer);
@@ -374,6 +378,7 @@ impl Core {
             });
             old
         };
+        self.judge_locators();
         self.let_go(old.version.tables().map(|(_, table)| table));
         drop(writer);
         self.work_changed();

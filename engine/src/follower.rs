@@ -123,6 +123,7 @@ impl Follower {
         let fs = options.file_system.clone();
         let mut tables = TableContext::new(fs, dir);
         tables.point_reads = options.point_reads;
+        tables.advice = options.advice;
         if options.block_cache_bytes > 0 {
             tables.cache = Some(Arc::new(BlockCache::new(options.block_cache_bytes)));
         }
@@ -271,7 +272,7 @@ impl Progress {
     ) -> Result<()> {
         let (fs, dir) = (&*context.fs, &*context.dir);
         if is_new {
-            self.open_tables(context, catalog)?;
+            self.open_tables(context, catalog, is_open)?;
         }
         if is_open {
             let names = directory::list(fs, dir)?;
@@ -283,7 +284,10 @@ impl Progress {
 
     /// Opens all tables of a catalog, so that nothing can take them away. One that is not there is named; one that is
     /// damaged stays as it is, and whoever reads from it will hear of it.
-    fn open_tables(&mut self, context: &Arc<TableContext>, catalog: &Catalog) -> Result<()> {
+    ///
+    /// A refresh does not go on to tables that are not there: the manifest's record of them may not have been written
+    /// after all, and what was seen before is whole.
+    fn open_tables(&mut self, context: &Arc<TableContext>, catalog: &Catalog, is_open: bool) -> Result<()> {
         let mut tables = HashMap::new();
         let mut missing_tables = Vec::new();
         let levels = catalog.keyspaces.values().flat_map(|keyspace| &keyspace.levels);
@@ -292,7 +296,9 @@ impl Progress {
             let table = known.cloned().unwrap_or_else(|| Table::new(context.clone(), meta.clone()));
             if known.is_none() || self.missing_tables.iter().any(|path| path == table.path()) {
                 match table.check() {
-                    Err(error) if error.is_not_found() => missing_tables.push(table.path().to_owned()),
+                    Err(error) if error.is_not_found() && (is_open || known.is_some()) => {
+                        missing_tables.push(table.path().to_owned());
+                    }
                     Err(error) if error.is_corruption() => {
                         tracing::error!(%error, "a table is damaged: reads of its keys will fail");
                     }

@@ -40,6 +40,9 @@ pub(crate) struct LogTail {
     /// The end of the last record.
     end: Position,
     recent: Recent,
+    /// For each keyspace the sequence number up to which nothing is kept of it, since it is in tables; `u64::MAX` for one
+    /// that is gone.
+    forgotten: BTreeMap<u32, u64>,
     /// Whether all that stands behind the end was searched once, under this manifest.
     is_searched: bool,
 }
@@ -64,6 +67,7 @@ impl LogTail {
             next_sequence: catalog.log_first_sequence,
             end,
             recent: Recent::default(),
+            forgotten: BTreeMap::new(),
             is_searched: false,
         }
     }
@@ -85,6 +89,9 @@ impl LogTail {
             *self = LogTail { is_searched: self.is_searched, ..LogTail::new(catalog, self.memtable_bytes) };
         }
         self.is_searched &= !is_new;
+        if self.has_forgotten_too_much(catalog) {
+            *self = LogTail::new(catalog, self.memtable_bytes);
+        }
         self.forget_flushed(catalog)?;
         if catalog.segments.is_empty() {
             return Ok(());
@@ -153,8 +160,22 @@ impl LogTail {
         }
     }
 
+    /// Whether entries count again that were let go of: the manifest said that they are in tables, or their keyspace is
+    /// gone, but that was never written after all. A keyspace that was not known may be one of these.
+    fn has_forgotten_too_much(&self, catalog: &Catalog) -> bool {
+        catalog.keyspaces.iter().any(|(id, keyspace)| {
+            let forgotten = self.forgotten.get(id).copied().unwrap_or(self.last_sequence());
+            keyspace.flushed_through < forgotten
+        })
+    }
+
     /// Lets go of what is in tables by now, or gone with a clear.
     fn forget_flushed(&mut self, catalog: &Catalog) -> Result<()> {
+        for through in self.forgotten.values_mut() {
+            *through = u64::MAX;
+        }
+        let known = catalog.keyspaces.iter().map(|(&id, keyspace)| (id, keyspace.flushed_through));
+        self.forgotten.extend(known);
         self.pieces.retain(|id, _| catalog.keyspaces.contains_key(id));
         for (id, pieces) in &mut self.pieces {
             let through = catalog.keyspaces[id].flushed_through;
@@ -353,6 +374,24 @@ mod tests {
         }
         assert!(tail.pieces[&0].is_empty());
         assert!(before.find(b"001", 300).unwrap().is_some(), "it keeps what it saw");
+    }
+
+    /// A record of the manifest that was seen may turn out not to have been written.
+    #[test]
+    fn what_is_in_no_table_after_all_is_there_again() {
+        let fs = with_group(&[("a", "1"), ("b", "2")]);
+        let added = || Change::KeyspaceAdded { id: 1, name: "x".to_owned(), options: KeyspaceOptions::new() };
+        let mut tail = followed(&fs);
+        for through in [2, 1, 0] {
+            let flushed = catalog([Change::KeyspaceFlushed { id: 0, through }, added()]);
+            tail.follow(&fs, dir(), &flushed, true).unwrap();
+            assert_eq!((get(&tail, "a").is_some(), get(&tail, "b").is_some()), (through < 1, through < 2));
+        }
+        assert!(!tail.has_forgotten_too_much(&catalog([added()])));
+        tail.follow(&fs, dir(), &catalog([]), true).unwrap();
+        assert!(tail.has_forgotten_too_much(&catalog([added()])), "a keyspace that was gone is back");
+        tail.follow(&fs, dir(), &catalog([added()]), true).unwrap();
+        assert_eq!(get(&tail, "b").as_deref(), Some("2"));
     }
 
     /// So many that no write can have had more, and one in any case.

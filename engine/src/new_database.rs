@@ -7,6 +7,7 @@
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use terrace_io::{Bug, DirectoryLock, Error, FileSystem, Result};
 use terrace_sstable::{TableMeta, parse_table_file_name, table_file_name, table_tmp_file_name};
@@ -23,6 +24,8 @@ pub(crate) struct NewDatabase {
     pub fs: Arc<dyn FileSystem>,
     pub dir: PathBuf,
     pub database_id: [u8; 16],
+    /// Whether the manifest was begun: before that, one that is there is somebody else's.
+    has_manifest: AtomicBool,
     _lock: Box<dyn DirectoryLock>,
 }
 
@@ -49,7 +52,12 @@ pub(crate) struct NewKeyspace<'a> {
 impl NewDatabase {
     /// Refuses a place for a new database that is not empty, or in that of the other one, `from`.
     pub fn check_place(fs: &dyn FileSystem, from: &Path, to: &Path) -> Result<()> {
-        if full(to).starts_with(full(from)) {
+        if to.as_os_str().is_empty() {
+            return Err(Error::invalid(
+                "the path of the new database is empty: \".\" is the current directory",
+            ));
+        }
+        if resolved(fs, to).starts_with(resolved(fs, from)) {
             let (to, from) = (to.display(), from.display());
             return Err(Error::invalid(format!("{to} lies in {from}, which must not be changed")));
         }
@@ -77,7 +85,8 @@ impl NewDatabase {
         let lock = fs.lock_dir(dir)?;
         // Looked at again: somebody else may have had it until now.
         NewDatabase::check_place(&*fs, from, dir)?;
-        Ok(NewDatabase { fs, dir: dir.to_owned(), database_id: random_id(), _lock: lock })
+        let has_manifest = AtomicBool::new(false);
+        Ok(NewDatabase { fs, dir: dir.to_owned(), database_id: random_id(), has_manifest, _lock: lock })
     }
 
     /// Makes its tables' names durable and writes its manifest: from here on it opens.
@@ -107,13 +116,36 @@ impl NewDatabase {
                 Error::corruption(&self.dir, 0, format!("what was found makes no catalog: {error:?}"))
             })?;
         }
+        self.check_names(&catalog)?;
+        self.has_manifest.store(true, Ordering::Relaxed);
         Manifest::create(self.fs.clone(), &self.dir, catalog, 1, Arc::new(Poison::default())).map(drop)
+    }
+
+    /// Makes sure that all tables are there that the manifest will name, and no manifest: somebody who does not ask for
+    /// the lock may have been there.
+    fn check_names(&self, catalog: &Catalog) -> Result<()> {
+        let names = self.fs.read_dir(&self.dir)?;
+        let has = |name: &str| names.iter().any(|known| known == name);
+        if has(MANIFEST) {
+            let what = "somebody else has put a manifest here meanwhile";
+            return Err(Error::corruption(self.dir.join(MANIFEST), 0, what));
+        }
+        let tables = catalog.keyspaces.values().flat_map(|keyspace| keyspace.levels.iter().flatten());
+        match tables.map(|meta| table_file_name(meta.number)).find(|name| !has(name)) {
+            Some(gone) => Err(Error::corruption(
+                self.dir.join(gone),
+                0,
+                "somebody else has removed this table meanwhile",
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Removes what was written, best effort: the manifest first, and durably, so that what is left never opens.
     /// `tables` are the numbers of all that were begun.
     pub fn remove(&self, tables: impl Iterator<Item = u64>) {
-        for name in [MANIFEST, MANIFEST_TEMPORARY] {
+        let has_manifest = self.has_manifest.load(Ordering::Relaxed);
+        for name in [MANIFEST, MANIFEST_TEMPORARY].into_iter().filter(|_| has_manifest) {
             match self.fs.remove_file(&self.dir.join(name)) {
                 Err(error) if error.is_not_found() => {}
                 // If a crash brought it back, it would have to be with its tables.
@@ -126,6 +158,16 @@ impl NewDatabase {
                 let _ = self.fs.remove_file(&self.dir.join(name));
             }
         }
+    }
+}
+
+/// A path from the root, without `.` and `..`, by the one name of what there is of it, links followed.
+fn resolved(fs: &dyn FileSystem, path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let known = path.ancestors().find_map(|ancestor| Some((ancestor, fs.canonical(ancestor).ok()?)));
+    match known.and_then(|(ancestor, real)| Some(real.join(path.strip_prefix(ancestor).ok()?))) {
+        Some(path) => full(&path),
+        None => full(&path),
     }
 }
 

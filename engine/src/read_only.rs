@@ -30,8 +30,8 @@ impl Db {
     ///
     /// It shows a first part of the history, whole batches only and the same for all keyspaces: all that the files held
     /// when it was opened, and from [`Db::refresh`] on, all that they hold then. That includes writes that are not
-    /// durable yet, as it does for readers in the writer's process. (A write that has *failed* may be seen too until the
-    /// next one takes its place.) A database that was not closed is shown as its recovery would leave it.
+    /// durable yet, as it does for readers in the writer's process. (A write that has *failed* may be seen too, until
+    /// as many operations as it had have been written in its place; refreshes say that nothing has changed meanwhile.) A database that was not closed is shown as its recovery would leave it.
     ///
     /// Nothing in the directory is created, written, synced, locked or removed. It may belong to somebody else, or be
     /// on a file system that is mounted for reading only. A writer notices nothing and waits for nobody.
@@ -117,10 +117,10 @@ impl Db<ReadOnly> {
 
 impl Options {
     /// Opens the database in the directory `path` for reading only: see [`Db::open_read_only`]. Of the options,
-    /// [`Options::point_reads`], [`Options::block_cache_bytes`] and [`Options::file_system`] count;
+    /// [`Options::point_reads`], [`Options::advice`], [`Options::block_cache_bytes`] and [`Options::file_system`] count;
     /// [`Options::memtable_bytes`] says how large the memtables are that the log is read into, not how many; and what
-    /// compaction owes, in the metrics, is by the options that are about levels. All others are about writing, and are
-    /// ignored.
+    /// compaction owes, in the metrics, is by the options that are about levels. [`Options::memory_bytes`] is not looked
+    /// at: gets go by locators. All others are about writing, and are ignored.
     pub fn open_read_only(self, path: impl AsRef<Path>) -> Result<ReadOnlyDb> {
         Db::follow(path.as_ref(), &self)
     }

@@ -189,6 +189,10 @@ impl Version {
     /// Has fetched what [`Version::find`] will look at for each of these keys, as far as one can tell: the processor waits
     /// for all of them at once.
     fn prefetch<'k>(&self, keys: impl Iterator<Item = &'k [u8]> + Clone) {
+        // All tables share the answer.
+        if self.tables().next().is_none_or(|(_, table)| !table.uses_locator()) {
+            return;
+        }
         for key in keys.clone() {
             self.tables_for(key).for_each(|table| table.prefetch_location(key));
         }

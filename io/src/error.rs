@@ -141,6 +141,11 @@ impl Error {
         matches!(self, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
     }
 
+    /// Whether this says that a name is taken already.
+    pub fn is_already_there(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists)
+    }
+
     /// Whether this says that a file cannot be linked where it should be, although a copy of it may well be made there:
     /// that is another file system, or one without links, or the file has as many names as it may have.
     pub fn is_link_refused(&self) -> bool {

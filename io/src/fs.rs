@@ -6,7 +6,7 @@
 use std::fmt::Debug;
 use std::io::ErrorKind;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::{Error, Operation, Region, Result};
@@ -70,6 +70,12 @@ pub trait FileSystem: Debug + Send + Sync + 'static {
     fn hard_link(&self, from: &Path, to: &Path) -> Result<()> {
         let _ = to;
         Err(Error::io(from, Operation::Link, ErrorKind::Unsupported.into()))
+    }
+
+    /// The one name of a file or directory that exists, from the root and without links, `.` and `..`. Where nobody has
+    /// implemented it, the path as it is: then two names of one place are taken for two places.
+    fn canonical(&self, path: &Path) -> Result<PathBuf> {
+        Ok(path.to_owned())
     }
 
     /// Removes a file. Open handles and mappings of it stay valid.

@@ -86,6 +86,10 @@ impl FileSystem for OsFileSystem {
         }
     }
 
+    fn canonical(&self, path: &Path) -> Result<PathBuf> {
+        fs::canonicalize(path).map_err(|source| Error::io(path, Operation::Metadata, source))
+    }
+
     fn remove_file(&self, path: &Path) -> Result<()> {
         retry_on_intr(|| rustix::fs::unlink(path)).map_err(|errno| refused(path, Operation::Remove, errno))
     }

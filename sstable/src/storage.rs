@@ -243,7 +243,15 @@ impl Storage {
 
     /// Where a data block is in the file; nowhere, if it cannot be told.
     pub(crate) fn place_of_block(&self, index: usize) -> Range<u64> {
-        if index < self.fences.len() { self.extent(index).unwrap_or(0..0) } else { 0..0 }
+        if index >= self.fences.len() {
+            return 0..0;
+        }
+        if self.is_paged {
+            // Not by the fences: the get itself may not have looked at them.
+            let start = (index * PAGE_BYTES) as u64;
+            return start..start + PAGE_BYTES as u64;
+        }
+        self.extent(index).unwrap_or(0..0)
     }
 
     /// Where the filter is in the file.

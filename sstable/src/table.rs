@@ -169,8 +169,10 @@ impl Table {
         Ok(found)
     }
 
+    /// Whether gets go by the locator, if there is one. Where they do not, [`Table::prefetch_location`] and
+    /// [`Table::prefetch_entry`] are of no use.
     #[inline]
-    fn uses_locator(&self) -> bool {
+    pub fn uses_locator(&self) -> bool {
         self.context.uses_locators.load(Ordering::Relaxed)
     }
 
@@ -204,7 +206,7 @@ impl Table {
     /// The locator, if the table may have `key`, and has a locator that was used before.
     #[inline]
     fn locator_for(&self, key: &[u8]) -> Option<(&Storage, &Locator)> {
-        let storage = self.storage.get().filter(|_| self.uses_locator() && self.spans(key))?;
+        let storage = self.storage.get().filter(|_| self.spans(key))?;
         Some((storage, storage.known_locator()?))
     }
 
