@@ -22,7 +22,7 @@ use terrace_tests::covered;
 use terrace_tests::faulty::Bench;
 use terrace_tests::model::{Bytes, Change, DEFAULT, Model, Write};
 use terrace_tests::oracle::read_all;
-use terrace_tests::sweep::Sweep;
+use terrace_tests::sweep::{Sweep, Told};
 use terrace_tests::workload::noise;
 
 /// The database.
@@ -396,17 +396,6 @@ fn run(case: &Case, number: u64, images_seen: &AtomicU64) -> bool {
         }
     }
     met
-}
-
-/// Tells which case it was, if it panics.
-struct Told<'a>(&'a Case);
-
-impl Drop for Told<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{:?}", self.0);
-        }
-    }
 }
 
 #[test]

@@ -25,7 +25,7 @@ use terrace_tests::course::{Bounds, Course};
 use terrace_tests::faulty::Bench;
 use terrace_tests::model::{Bytes, Change, DEFAULT, Model, Write};
 use terrace_tests::oracle::read_all;
-use terrace_tests::sweep::Sweep;
+use terrace_tests::sweep::{Sweep, Told};
 use terrace_tests::workload::noise;
 use terrace_tests::{covered, eventually};
 
@@ -550,17 +550,6 @@ fn run(case: &Case, number: u64) -> bool {
     let least = run.course.bounds(false);
     run.check(&Image { what: "opened again", fs: run.bench.memory.clone(), bounds: least });
     met
-}
-
-/// Tells which case it was, if it panics.
-struct Told<'a>(&'a Case);
-
-impl Drop for Told<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{:?}", self.0);
-        }
-    }
 }
 
 #[test]

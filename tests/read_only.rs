@@ -685,6 +685,33 @@ fn what_has_failed_in_the_manifest_takes_nothing_away() {
     }
 }
 
+/// One table that cannot be read does not take the others away; but where descriptors have run out, nothing is shown that
+/// the writer could remove before it is read.
+#[test]
+fn a_table_that_cannot_be_read_is_one_table() {
+    let memory = MemoryFileSystem::new();
+    let faults = FaultFileSystem::new(Arc::new(memory.clone()));
+    let writer = options(Arc::new(memory)).open(DIR).unwrap();
+    let other = writer.keyspace("other").unwrap();
+    writer.put("key", "value").unwrap();
+    writer.flush().unwrap();
+    let reader = options(Arc::new(faults.clone())).open_read_only(DIR).unwrap();
+    other.put("key", "other").unwrap();
+    writer.flush().unwrap();
+    let fails = |kind| FaultRule::on(Operation::Open).path(".sst").kind(kind);
+    const EMFILE: i32 = 24;
+    faults.add(fails(FaultKind::Os(EMFILE)));
+    reader.refresh().unwrap_err();
+    options(Arc::new(faults.clone())).open_read_only(DIR).unwrap_err();
+    assert_eq!(reader.keyspace("other").unwrap().get("key").unwrap(), None, "what was seen before still is");
+    faults.clear();
+    faults.add(fails(FaultKind::Error(std::io::ErrorKind::PermissionDenied)));
+    assert!(reader.refresh().unwrap());
+    assert_eq!(reader.get("key").unwrap().as_deref(), Some(&b"value"[..]));
+    reader.keyspace("other").unwrap().get("key").unwrap_err();
+    writer.close().unwrap();
+}
+
 /// A manifest that is written anew may be much shorter than it was.
 #[test]
 fn a_manifest_that_has_shrunk_is_read_from_its_beginning() {

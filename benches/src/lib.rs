@@ -18,10 +18,10 @@ mod standstills;
 mod usage;
 
 pub use memory_limit::MemoryLimit;
-pub use place::{BENCH_DIR, for_each_file, forget_pages, scratch_directory};
+pub use place::{BENCH_DIR, copy_directory, for_each_file, forget_pages, scratch_directory};
 pub use reading::{next_key, walk};
 pub use records::{KEY_BYTES, Key, Records, VALUE_BYTES, touch, zipf_indices};
 pub use report::{criterion, measure, record_count};
 pub use settled::{Settled, load};
 pub use standstills::Standstills;
-pub use usage::{Faults, Memory, RunQueue, device_read_bytes, huge_mapped_bytes, process_time, thread_time};
+pub use usage::{Faults, Memory, RunQueue, device_read_bytes, process_time, thread_time};

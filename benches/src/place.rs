@@ -1,7 +1,7 @@
 //! Where the measured databases lie: on a real disk, and what of them is in memory.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -43,6 +43,39 @@ pub fn for_each_file(dir: &Path, visit: &mut dyn FnMut(&Path) -> io::Result<()>)
         }
     }
     Ok(())
+}
+
+/// Copies a directory with all its files and makes the copy durable, so that writing it back disturbs nobody later.
+///
+/// # Errors
+/// If something cannot be read or written.
+pub fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_directory(&entry.path(), &target)?;
+        } else {
+            copy_file(&entry.path(), &target)?.sync_all()?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies a file by large writes, which the page cache keeps in large pages, as it keeps tables that were written so.
+/// After `fs::copy` it has small ones, from which mapped reads take longer.
+fn copy_file(from: &Path, to: &Path) -> io::Result<File> {
+    let (mut source, mut target) = (File::open(from)?, File::create(to)?);
+    let mut piece = Vec::with_capacity(2 << 20);
+    loop {
+        piece.clear();
+        (&mut source).take(2 << 20).read_to_end(&mut piece)?;
+        if piece.is_empty() {
+            return Ok(target);
+        }
+        target.write_all(&piece)?;
+    }
 }
 
 /// Makes the files below a directory durable, and then lets the system forget what it has of them in memory. Only for

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::fs::read_to_string;
 use std::ops::{AddAssign, Sub};
-use std::path::Path;
 use std::time::Duration;
 
 /// Page faults.
@@ -84,22 +83,6 @@ pub fn device_read_bytes() -> u64 {
     let text = read_to_string("/proc/self/io").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("read_bytes:"));
     line.and_then(|rest| rest.trim().parse().ok()).unwrap_or(0)
-}
-
-/// Bytes of a file that this process has mapped in pages of 2 MiB.
-pub fn huge_mapped_bytes(path: &Path) -> u64 {
-    let text = read_to_string("/proc/self/smaps").unwrap_or_default();
-    let (mut is_ours, mut kibibytes) = (false, 0);
-    for line in text.lines() {
-        if let Some(number) = line.strip_prefix("FilePmdMapped:") {
-            let number = number.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0);
-            kibibytes += if is_ours { number } else { 0 };
-        } else if line.starts_with(|first: char| first.is_ascii_hexdigit() && !first.is_ascii_uppercase()) {
-            // The head of a mapping: its addresses come first, its path last.
-            is_ours = line.ends_with(path.to_str().unwrap_or("\0"));
-        }
-    }
-    kibibytes * 1024
 }
 
 /// Processor time that the calling thread has used. Unlike the time on the clock it says little about what else runs on

@@ -37,8 +37,8 @@ use crate::options::{KeyspaceOptions, Options};
 use crate::swap::{Guard, Swap};
 use crate::version::{State, Version};
 
-/// A view is given up after so many attempts in which the manifest has changed. Each of them but the first reads only
-/// what was written since the one before.
+/// A view is given up after so many attempts in which the manifest has changed. Each of them but the first opens only
+/// tables that are new and reads only the log that was written since; the manifest it reads as a whole.
 const ATTEMPTS_MAX: u32 = 200;
 
 /// What all handles of a database that is opened for reading only share.
@@ -151,8 +151,8 @@ impl Follower {
         let mut progress = self.progress.lock();
         let before = self.view.load_full();
         let view = progress.catch_up(&self.tables, Some(&before))?;
-        // A history that ends earlier lacks the writes that have failed since they were seen. There is nothing to see
-        // in it that was not seen before.
+        // A history that ends earlier lacks writes that have failed since they were seen. What readers see must not go
+        // back, so they see no more of it before it has come as far.
         if view.sequence < before.sequence || view.is(&before) {
             return Ok(false);
         }
@@ -283,7 +283,7 @@ impl Progress {
     }
 
     /// Opens all tables of a catalog, so that nothing can take them away. One that is not there is named; one that is
-    /// damaged stays as it is, and whoever reads from it will hear of it.
+    /// damaged or cannot be read stays as it is, and whoever reads from it will hear of it.
     ///
     /// A refresh does not go on to tables that are not there: the manifest's record of them may not have been written
     /// after all, and what was seen before is whole.
@@ -299,10 +299,12 @@ impl Progress {
                     Err(error) if error.is_not_found() && (is_open || known.is_some()) => {
                         missing_tables.push(table.path().to_owned());
                     }
-                    Err(error) if error.is_corruption() => {
-                        tracing::error!(%error, "a table is damaged: reads of its keys will fail");
+                    // It could be opened later, if the writer leaves it there; and another time it can be.
+                    Err(error) if error.is_out_of_resources() || error.is_not_found() => return Err(error),
+                    Err(error) => {
+                        tracing::error!(%error, "a table cannot be read: reads of its keys will fail")
                     }
-                    checked => checked?,
+                    Ok(()) => {}
                 }
             }
             tables.insert(meta.number, table);

@@ -30,10 +30,18 @@ pub struct ReadCost {
 }
 
 impl ReadCost {
-    fn add(&mut self, used: ThreadUsage) {
-        self.minor_faults += used.minor_faults;
-        self.major_faults += used.major_faults;
-        self.device_bytes += used.device_bytes;
+    fn plus(self, more: ReadCost) -> ReadCost {
+        ReadCost {
+            minor_faults: self.minor_faults + more.minor_faults,
+            major_faults: self.major_faults + more.major_faults,
+            device_bytes: self.device_bytes + more.device_bytes,
+        }
+    }
+}
+
+impl From<ThreadUsage> for ReadCost {
+    fn from(ThreadUsage { minor_faults, major_faults, device_bytes }: ThreadUsage) -> Self {
+        ReadCost { minor_faults, major_faults, device_bytes }
     }
 }
 
@@ -82,11 +90,7 @@ impl ReadStats {
     }
 
     fn sum(&self, part: impl Fn(&TableRead) -> ReadCost) -> ReadCost {
-        self.tables.iter().map(part).fold(ReadCost::default(), |sum, one| ReadCost {
-            minor_faults: sum.minor_faults + one.minor_faults,
-            major_faults: sum.major_faults + one.major_faults,
-            device_bytes: sum.device_bytes + one.device_bytes,
-        })
+        self.tables.iter().map(part).fold(ReadCost::default(), ReadCost::plus)
     }
 }
 
@@ -113,7 +117,7 @@ impl Recorder {
         let now = ThreadUsage::now();
         if let Some(table) = self.stats.tables.last_mut() {
             let cost = if self.is_in_block { &mut table.data } else { &mut table.metadata };
-            cost.add(now.since(self.last));
+            *cost = cost.plus(now.since(self.last).into());
         }
         self.last = now;
     }

@@ -192,8 +192,8 @@ mod system {
         answer.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
 
-    /// The number of the call is the same on all architectures that came late enough.
-    #[cfg(any(
+    /// The number of `cachestat`: the same on all architectures that came late enough.
+    const CACHESTAT: Option<libc::c_long> = if cfg!(any(
         target_arch = "x86_64",
         target_arch = "x86",
         target_arch = "aarch64",
@@ -202,9 +202,13 @@ mod system {
         target_arch = "powerpc64",
         target_arch = "s390x",
         target_arch = "loongarch64",
-    ))]
+    )) {
+        Some(451)
+    } else {
+        None
+    };
+
     fn cachestat(file: &OwnedFd) -> Result<()> {
-        const CACHESTAT: libc::c_long = 451;
         /// `struct cachestat_range`: offset, length.
         type Range = [u64; 2];
         /// `struct cachestat`: pages in the cache, dirty, being written, evicted, recently evicted.
@@ -212,29 +216,15 @@ mod system {
         let range: Range = [0, 4096];
         let mut counts: Counts = [0; 5];
         let no_flags: libc::c_uint = 0;
+        let number = CACHESTAT.ok_or(Errno::NOSYS)?;
         // SAFETY: the descriptor is open, and the kernel reads a `cachestat_range` and writes a `cachestat`, whose
         // layouts these are; both live until it returns.
-        let answer = unsafe {
-            libc::syscall(CACHESTAT, file.as_raw_fd(), &raw const range, &raw mut counts, no_flags)
-        };
+        let answer =
+            unsafe { libc::syscall(number, file.as_raw_fd(), &raw const range, &raw mut counts, no_flags) };
         match answer {
             0 => Ok(()),
             _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
         }
-    }
-
-    #[cfg(not(any(
-        target_arch = "x86_64",
-        target_arch = "x86",
-        target_arch = "aarch64",
-        target_arch = "arm",
-        target_arch = "riscv64",
-        target_arch = "powerpc64",
-        target_arch = "s390x",
-        target_arch = "loongarch64",
-    )))]
-    fn cachestat(_file: &OwnedFd) -> Result<()> {
-        Err(Errno::NOSYS)
     }
 
     /// Writes as tables are written, maps as they are mapped, and looks at what became of it.
@@ -246,8 +236,7 @@ mod system {
         let region = Region::map(file, HUGE_BYTES).ok()?;
         // The first touch maps the page as a whole, if it is one.
         std::hint::black_box(region[0]);
-        let smaps = std::fs::read("/proc/self/smaps").ok()?;
-        super::is_mapped_huge(&String::from_utf8_lossy(&smaps), region.as_ptr() as usize)
+        Some(region.huge_mapped_bytes()? > 0)
     }
 }
 
@@ -268,20 +257,6 @@ mod system {
     pub(super) fn file_system(_dir: &Path) -> Result<FileSystemCapabilities> {
         Ok(FileSystemCapabilities { nowait_reads: NONE, uncached_io: NONE, huge_pages: None })
     }
-}
-
-/// Whether some of the mapping that holds `address` is mapped in pages of 2 MiB, by `/proc/self/smaps`.
-#[cfg(any(test, target_os = "linux"))]
-fn is_mapped_huge(smaps: &str, address: usize) -> Option<bool> {
-    let range = |line: &str| {
-        let (start, end) = line.split(' ').next()?.split_once('-')?;
-        Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
-    };
-    let holds = |line: &&str| range(line).is_some_and(|range| range.contains(&address));
-    let fields = smaps.lines().skip_while(|line| !holds(line)).skip(1);
-    let mut fields = fields.take_while(|line| range(line).is_none());
-    let kibibytes = fields.find_map(|line| line.strip_prefix("FilePmdMapped:"))?;
-    Some(kibibytes.split_whitespace().next()?.parse::<u64>().ok()? > 0)
 }
 
 #[cfg(test)]
@@ -343,26 +318,5 @@ mod tests {
             let error = FileSystemCapabilities::of_dir(&wrong).unwrap_err();
             assert_eq!(error.path(), Some(&*wrong), "{error}");
         }
-    }
-
-    #[test]
-    fn the_size_of_mapped_pages_is_read_from_the_right_mapping() {
-        let smaps = "\
-7f1000000000-7f1000200000 r--p 00000000 fe:00 1234   /data/a - b (deleted)
-Size:               2048 kB
-FilePmdMapped:      2048 kB
-VmFlags: rd mr mw me
-7f1000200000-7f1000400000 r--p 00000000 fe:00 1235   /data/b
-Size:               2048 kB
-FilePmdMapped:         0 kB
-7f1000400000-7f1000401000 rw-p 00000000 00:00 0
-Size:                  4 kB
-";
-        assert_eq!(is_mapped_huge(smaps, 0x7f10_0000_0000), Some(true));
-        assert_eq!(is_mapped_huge(smaps, 0x7f10_001f_ffff), Some(true));
-        assert_eq!(is_mapped_huge(smaps, 0x7f10_0020_0000), Some(false));
-        assert_eq!(is_mapped_huge(smaps, 0x7f10_0040_0000), None, "an older kernel does not say");
-        assert_eq!(is_mapped_huge(smaps, 0x7f10_0050_0000), None);
-        assert_eq!(is_mapped_huge("", 1), None);
     }
 }

@@ -141,6 +141,14 @@ impl Error {
         matches!(self, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
     }
 
+    /// Whether this says that there were no more descriptors or no more memory: nothing about the file.
+    pub fn is_out_of_resources(&self) -> bool {
+        use rustix::io::Errno;
+        let Error::Io { source, .. } = self else { return false };
+        let is = |errno: &Errno| source.raw_os_error() == Some(errno.raw_os_error());
+        source.kind() == std::io::ErrorKind::OutOfMemory || [Errno::MFILE, Errno::NFILE].iter().any(is)
+    }
+
     /// Whether this says that a name is taken already.
     pub fn is_already_there(&self) -> bool {
         matches!(self, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists)

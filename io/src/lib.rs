@@ -28,7 +28,6 @@ mod processor;
 #[cfg(test)]
 mod recorder;
 mod region;
-mod residency;
 mod scan_reader;
 mod sequential_writer;
 mod usage;
@@ -50,7 +49,6 @@ pub use os::OsFileSystem;
 pub use planted::Bug;
 pub use processor::{equal_words, prefetch};
 pub use region::Region;
-pub use residency::Residency;
 pub use scan_reader::ScanReader;
 pub use sequential_writer::SequentialWriter;
 pub use usage::ThreadUsage;

@@ -20,7 +20,7 @@ use std::ptr::NonNull;
 
 use memmap2::{Mmap, MmapOptions};
 
-use crate::{Advice, Residency};
+use crate::Advice;
 
 /// Read-only bytes of a file, mapped or on the heap.
 ///
@@ -95,11 +95,20 @@ impl Region {
         let _ = mapping.advise_range(checked, start, len);
     }
 
-    /// Which of its pages are in memory now (`mincore`). `None` on the heap, and where the operating system does not
-    /// say.
-    pub fn residency(&self) -> Option<Residency> {
+    /// How many of the bytes this process has mapped in pages of 2 MiB (`FilePmdMapped` of `/proc/self/smaps`): those of
+    /// files that were written in such pieces, once they were touched. `None` on the heap, and where the operating system
+    /// does not say.
+    pub fn huge_mapped_bytes(&self) -> Option<u64> {
+        let smaps = std::fs::read("/proc/self/smaps").ok().filter(|_| self.is_mapped())?;
+        let start = self.as_ptr() as usize;
+        huge_mapped_bytes(&String::from_utf8_lossy(&smaps), &(start..start + self.len()))
+    }
+
+    /// How many of the bytes are in memory now (`mincore`), in whole pages. `None` on the heap, and where the
+    /// operating system does not say.
+    pub fn resident_bytes(&self) -> Option<u64> {
         match &self.backing {
-            Backing::Mapped(mapping) => residency(mapping),
+            Backing::Mapped(mapping) => resident_bytes(mapping),
             Backing::Heap { .. } => None,
         }
     }
@@ -111,15 +120,33 @@ fn clamped(range: Range<usize>, len: usize) -> Option<(usize, usize)> {
     (range.start < end).then(|| (range.start, end - range.start))
 }
 
+/// The bytes that are mapped in large pages of all mappings in a range of addresses.
+fn huge_mapped_bytes(smaps: &str, addresses: &Range<usize>) -> Option<u64> {
+    let range = |line: &str| {
+        let (start, end) = line.split(' ').next()?.split_once('-')?;
+        Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
+    };
+    let (mut is_ours, mut bytes) = (false, None);
+    for line in smaps.lines() {
+        if let Some(mapping) = range(line) {
+            is_ours = mapping.start < addresses.end && addresses.start < mapping.end;
+        } else if let Some(kibibytes) = line.strip_prefix("FilePmdMapped:").filter(|_| is_ours) {
+            let kibibytes: u64 = kibibytes.split_whitespace().next()?.parse().ok()?;
+            bytes = Some(bytes.unwrap_or(0) + kibibytes * 1024);
+        }
+    }
+    bytes
+}
+
 /// Asks in pieces, so that a large mapping does not need a large answer.
 #[cfg(target_os = "linux")]
-fn residency(mapping: &Mmap) -> Option<Residency> {
+fn resident_bytes(mapping: &Mmap) -> Option<u64> {
     const PIECE_PAGES: usize = 16 * 1024;
     // SAFETY: `sysconf` has no preconditions.
     let page_bytes = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
-    let mut residency = Residency::none_of(mapping.len(), page_bytes);
     let mut answer = vec![0u8; PIECE_PAGES.min(mapping.len().div_ceil(page_bytes))];
-    for (number, piece) in mapping.chunks(PIECE_PAGES * page_bytes).enumerate() {
+    let mut resident = 0u64;
+    for piece in mapping.chunks(PIECE_PAGES * page_bytes) {
         let start = piece.as_ptr().cast_mut().cast();
         // SAFETY: `start..start + len` lies in the mapping and `start` on a page boundary, since mappings start on
         // one; `answer` has a byte for each of its pages. The memory itself is not touched.
@@ -127,17 +154,15 @@ fn residency(mapping: &Mmap) -> Option<Residency> {
         if refused {
             return None;
         }
-        for (page, flags) in answer.iter().take(piece.len().div_ceil(page_bytes)).enumerate() {
-            if flags & 1 != 0 {
-                residency.insert(number * PIECE_PAGES + page);
-            }
-        }
+        let pages = answer.iter().zip(piece.chunks(page_bytes));
+        resident +=
+            pages.filter(|(flags, _)| **flags & 1 != 0).map(|(_, page)| page.len() as u64).sum::<u64>();
     }
-    Some(residency)
+    Some(resident)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn residency(_mapping: &Mmap) -> Option<Residency> {
+fn resident_bytes(_mapping: &Mmap) -> Option<u64> {
     None
 }
 
@@ -214,9 +239,32 @@ mod tests {
     fn touched_pages_are_resident() {
         let region = mapped(&vec![7; 10_000]);
         assert_eq!(region.iter().map(|byte| u64::from(*byte)).sum::<u64>(), 70_000);
-        let residency = region.residency().unwrap();
-        assert_eq!((residency.resident_bytes(), residency.has(&(0..10_000))), (10_000, true));
-        assert_eq!(Region::from_vec(vec![7; 10_000]).residency(), None);
+        assert_eq!(region.resident_bytes(), Some(10_000));
+        assert_eq!(Region::from_vec(vec![7; 10_000]).resident_bytes(), None);
+    }
+
+    #[test]
+    fn the_size_of_mapped_pages_is_read_from_the_right_mappings() {
+        let smaps = "\
+7f1000000000-7f1000200000 r--p 00000000 fe:00 1234   /data/a - b (deleted)
+Size:               2048 kB
+FilePmdMapped:      2048 kB
+VmFlags: rd mr mw me
+7f1000200000-7f1000400000 r--p 00000000 fe:00 1235   /data/b
+Size:               2048 kB
+FilePmdMapped:         0 kB
+7f1000400000-7f1000401000 rw-p 00000000 00:00 0
+Size:                  4 kB
+";
+        let bytes = |start: usize, len: usize| huge_mapped_bytes(smaps, &(start..start + len));
+        assert_eq!(bytes(0x7f10_0000_0000, 1), Some(2 << 20));
+        assert_eq!(bytes(0x7f10_001f_ffff, 1), Some(2 << 20));
+        assert_eq!(bytes(0x7f10_001f_ffff, 2), Some(2 << 20), "two mappings of one region");
+        assert_eq!(bytes(0x7f10_0020_0000, 1), Some(0));
+        assert_eq!(bytes(0x7f10_0040_0000, 1), None, "an older kernel does not say");
+        assert_eq!(bytes(0x7f10_0050_0000, 1), None);
+        assert_eq!(huge_mapped_bytes("", &(1..2)), None);
+        assert_eq!(Region::from_vec(vec![7; 10]).huge_mapped_bytes(), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use terrace_io::{Error, PAGE_BYTES, Residency, Result};
+use terrace_io::{Error, PAGE_BYTES, Result};
 
 use crate::block::{BlockHead, EntryHead};
 use crate::context::{TableContext, TableRemains};
@@ -35,17 +35,9 @@ pub struct Table {
     storage: OnceLock<Storage>,
     /// Held while the file is opened, so that it is opened once.
     opening: Mutex<()>,
-    /// There until it is dropped.
-    life: Option<Arc<Life>>,
+    obsolete: AtomicBool,
     /// When it was last asked whether the file is in memory, and the answer.
     residency: Mutex<Option<(Instant, bool)>>,
-}
-
-/// The life of a file, shared by all tables over it.
-#[derive(Debug, Default)]
-struct Life {
-    /// Whether it ends with the last of them.
-    obsolete: AtomicBool,
 }
 
 impl Table {
@@ -53,13 +45,7 @@ impl Table {
     /// is if that fails; the next use tries again.
     pub fn new(context: Arc<TableContext>, meta: TableMeta) -> Arc<Table> {
         let path = context.dir.join(table_file_name(meta.number));
-        Table::at(context, meta, path.into(), Arc::default())
-    }
-
-    /// The same file, read by the rules of another context: a table of its own, that is opened anew at its first use. If
-    /// the file is obsolete it goes with the last of both.
-    pub fn with_context(&self, context: Arc<TableContext>) -> Arc<Table> {
-        Table::at(context, self.meta.clone(), self.path.clone(), self.life().clone())
+        Table::at(context, meta, path.into())
     }
 
     /// Opens a table file without a database around it: what the manifest would say comes from the file itself.
@@ -80,20 +66,20 @@ impl Table {
             smallest_key: properties.smallest_key.clone(),
             largest_key: properties.largest_key.clone(),
         };
-        let table = Table::at(context, meta, path, Arc::default());
+        let table = Table::at(context, meta, path);
         let set = table.storage.set(storage);
         debug_assert!(set.is_ok(), "nobody else has seen the new table");
         Ok(table)
     }
 
-    fn at(context: Arc<TableContext>, meta: TableMeta, path: Arc<Path>, life: Arc<Life>) -> Arc<Table> {
+    fn at(context: Arc<TableContext>, meta: TableMeta, path: Arc<Path>) -> Arc<Table> {
         Arc::new(Table {
             context,
             meta,
             path,
             storage: OnceLock::new(),
             opening: Mutex::new(()),
-            life: Some(life),
+            obsolete: AtomicBool::new(false),
             residency: Mutex::new(None),
         })
     }
@@ -280,11 +266,7 @@ impl Table {
 
     /// Says that the file is not needed any more: when the last reference goes, its [`TableRemains`] say so.
     pub fn mark_obsolete(&self) {
-        self.life().obsolete.store(true, Ordering::Release);
-    }
-
-    fn life(&self) -> &Arc<Life> {
-        self.life.as_ref().expect("it is taken when the table is dropped")
+        self.obsolete.store(true, Ordering::Release);
     }
 
     /// About where in the file `key` stands or would stand, in bytes from the start: the start of its block, or its end if
@@ -334,10 +316,10 @@ impl Table {
         self.storage.get().map(Storage::read_path)
     }
 
-    /// Which pages of the file's mapping are in memory. `None` if it is not open, not mapped, or the operating system
-    /// does not say.
-    pub fn residency(&self) -> Option<Residency> {
-        self.storage.get()?.metadata.region().residency()
+    /// How many bytes of the file's mapping are in memory. `None` if it is not open, not mapped, or the operating
+    /// system does not say.
+    pub fn resident_bytes(&self) -> Option<u64> {
+        self.storage.get()?.metadata.region().resident_bytes()
     }
 
     /// How many bytes of the file are mapped.
@@ -359,9 +341,7 @@ impl Table {
         match *residency {
             Some((asked, answer)) if asked.elapsed() < RESIDENCY_BELIEVED => answer,
             _ => {
-                let answer = self
-                    .residency()
-                    .is_some_and(|pages| pages.resident_bytes() >= self.meta.file_len / 8 * 7);
+                let answer = self.resident_bytes().is_some_and(|bytes| bytes >= self.meta.file_len / 8 * 7);
                 *residency = Some((Instant::now(), answer));
                 answer
             }
@@ -410,11 +390,10 @@ impl Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
-        let ended = self.life.take().and_then(Arc::into_inner);
         if let Some(reclaim) = &self.context.reclaim {
             reclaim.reclaim(TableRemains {
                 path: self.path.to_path_buf(),
-                obsolete: ended.is_some_and(|life| life.obsolete.into_inner()),
+                obsolete: *self.obsolete.get_mut(),
                 region: self.storage.take().map(Storage::into_region),
             });
         }

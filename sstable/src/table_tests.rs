@@ -165,34 +165,6 @@ fn the_last_reference_hands_the_remains_over() {
 }
 
 #[test]
-fn tables_over_one_file_let_it_go_with_the_last_of_them() {
-    let tables = Tables::new();
-    let meta = tables.write(1, &options(Compression::None), &[put("a", 1, "b")]);
-    let remember = Arc::new(Remember::default());
-    let mapped = Arc::new(TableContext { reclaim: Some(remember.clone()), ..tables.context() });
-    let by_pread = Arc::new(TableContext {
-        point_reads: PointReads::Pread,
-        heap_table_bytes: 0,
-        reclaim: Some(remember.clone()),
-        ..tables.context()
-    });
-    for first_goes_first in [true, false] {
-        let first = Table::new(mapped.clone(), meta.clone());
-        let second = first.with_context(by_pread.clone());
-        assert_eq!(second.get(b"a", 1).unwrap().unwrap().value(), b"b");
-        assert_eq!((first.read_path(), second.read_path()), (None, Some(ReadPath::Pread)));
-        first.mark_obsolete();
-        let (goes, stays) = if first_goes_first { (first, second) } else { (second, first) };
-        drop(goes);
-        assert!(!remember.0.lock().unwrap().pop().unwrap().1, "the file is still read");
-        // Opened only now, if it is the first: the file must be there.
-        assert_eq!(stays.get(b"a", 1).unwrap().unwrap().value(), b"b");
-        drop(stays);
-        assert!(remember.0.lock().unwrap().pop().unwrap().1);
-    }
-}
-
-#[test]
 fn a_get_tells_its_steps() {
     #[derive(Default)]
     struct Steps(Vec<(ReadStep, Range<u64>)>);
@@ -313,7 +285,7 @@ fn an_open_and_a_get_read_little_of_the_metadata_and_many_gets_have_all_of_it_re
     let path = dir.path().join("000004.sst");
     let resident = |table: &Table| {
         table.check().unwrap();
-        table.residency().map(|pages| pages.resident_bytes())
+        table.resident_bytes()
     };
     fs.open(&path, OpenMode::Read).unwrap().advise(Advice::DontNeed, 0, meta.file_len);
     let table = Table::new(context.clone(), meta.clone());

@@ -7,6 +7,7 @@
 //!
 //! A case that takes minutes is taken for an endless loop: the program says which it is, and aborts.
 
+use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,17 @@ const HANGS_AFTER_LOOKS: u32 = 24_000;
 
 /// The number of cases of a sweep that makes them up: nobody comes to their end.
 const ENDLESS: u64 = 1 << 40;
+
+/// Tells which case it was, if it panics.
+pub struct Told<'a, C: Debug>(pub &'a C);
+
+impl<C: Debug> Drop for Told<'_, C> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{:?}", self.0);
+        }
+    }
+}
 
 /// Very many cases, numbered from 0.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use terrace_benches::{Records, VALUE_BYTES};
+use terrace_benches::{Records, VALUE_BYTES, copy_directory};
 use terrace_tools::ycsb::driver::{self, Phase, Work};
 use terrace_tools::ycsb::record::InsertOrder;
 use terrace_tools::ycsb::sequence::Sequence;
@@ -124,7 +124,7 @@ impl Setting {
     pub fn copy(&self, kept: Kept) -> Result<PathBuf> {
         let work = self.work();
         usage::remove(&work)?;
-        usage::copy(&self.kept(kept), &work)?;
+        copy_directory(&self.kept(kept), &work)?;
         Ok(work)
     }
 

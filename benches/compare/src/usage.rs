@@ -1,8 +1,8 @@
 //! What a process wrote, what files take, and what other programs did meanwhile: asked of the system, so that it is the
 //! same for every engine.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -97,36 +97,6 @@ pub fn disk_bytes(dir: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Copies a directory with all its files and makes the copy durable, so that writing it back disturbs nobody later.
-pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &target)?;
-        } else {
-            copy_file(&entry.path(), &target)?.sync_all()?;
-        }
-    }
-    Ok(())
-}
-
-/// Copies a file by large writes, which the page cache keeps in large pages, as it keeps tables that were written so.
-/// After `fs::copy` it has small ones, from which mapped reads take longer.
-fn copy_file(from: &Path, to: &Path) -> io::Result<File> {
-    let (mut source, mut target) = (File::open(from)?, File::create(to)?);
-    let mut piece = Vec::with_capacity(2 << 20);
-    loop {
-        piece.clear();
-        (&mut source).take(2 << 20).read_to_end(&mut piece)?;
-        if piece.is_empty() {
-            return Ok(target);
-        }
-        target.write_all(&piece)?;
-    }
-}
-
 /// Removes a directory, if it is there.
 pub fn remove(dir: &Path) -> io::Result<()> {
     match fs::remove_dir_all(dir) {
@@ -137,7 +107,7 @@ pub fn remove(dir: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use terrace_benches::{device_read_bytes, forget_pages};
+    use terrace_benches::{copy_directory, device_read_bytes, forget_pages};
 
     use super::*;
 
@@ -170,7 +140,7 @@ mod tests {
         fs::write(from.join("below/file"), vec![1; 1 << 20]).unwrap();
         let written = Written::now().since(before);
         assert!((1 << 20..2 << 20).contains(&written.calls), "{written:?}");
-        copy(&from, &to).unwrap();
+        copy_directory(&from, &to).unwrap();
         assert!(disk_bytes(&to).unwrap() >= 1 << 20);
         forget_pages(&to).unwrap();
         assert_eq!(fs::read(to.join("below/file")).unwrap(), vec![1; 1 << 20]);

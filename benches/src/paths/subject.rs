@@ -43,10 +43,6 @@ impl Subject {
         self.len / PAGE_BYTES as u64
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// A descriptor of its own, with readahead state of its own.
     pub fn open(&self) -> Outcome<Arc<dyn File>> {
         Ok(OsFileSystem.open(&self.path, OpenMode::Read)?)

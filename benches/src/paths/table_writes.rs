@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use terrace_io::Advice;
 
-use crate::huge_mapped_bytes;
 use crate::paths::series::{Case, repeat, take_turns};
 use crate::paths::subject::{Draw, RECORD_BYTES, Subject, sum};
 use crate::paths::{Group, Outcome, Series, Settings, Unit};
@@ -30,7 +29,7 @@ pub(crate) fn measure(settings: &Settings) -> Outcome<Vec<Series>> {
             for at in (0..region.len()).step_by(4096) {
                 black_box(region[at]);
             }
-            let huge = huge_mapped_bytes(subject.path()) as f64 / len as f64;
+            let huge = region.huge_mapped_bytes().unwrap_or(0) as f64 / len as f64;
             let (mut draw, mut read) = (Draw::below(len / RECORD_BYTES as u64), 0);
             let (nanos, _) = repeat(settings.time, u64::MAX, 1024, || {
                 let at = draw.after(read) as usize * RECORD_BYTES;

@@ -15,16 +15,16 @@ use std::time::Duration;
 
 use clap::Parser;
 use terrace::Options;
-use terrace_benches::{MemoryLimit, Records, forget_pages, load, scratch_directory};
+use terrace_benches::{MemoryLimit, Records, copy_directory, forget_pages, load, scratch_directory};
 
-use phases::{Child, Figures, Phase, Ways};
+use phases::{Child, Figures, Phase, Way};
 
 /// What goes wrong here is for whoever runs it to read.
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 #[derive(Parser)]
 #[command(about = "Measures a database that is larger than memory")]
-enum Command_ {
+enum Arguments {
     /// Measures.
     Run(Run),
     /// What `run` starts within the limit.
@@ -43,9 +43,9 @@ struct Run {
     /// What to measure (default: everything).
     #[arg(long, value_enum, value_delimiter = ',')]
     phases: Vec<Phase>,
-    /// How gets reach the data: each of these (default: by mapping, by pread, and pread without an engine).
+    /// How gets reach the data (default: all ways).
     #[arg(long, value_enum, value_delimiter = ',')]
-    ways: Vec<Ways>,
+    ways: Vec<Way>,
     /// Seconds of each phase, after half as many to get going.
     #[arg(long, default_value_t = 8.0)]
     seconds: f64,
@@ -58,9 +58,9 @@ struct Run {
 }
 
 fn main() -> ExitCode {
-    let done = match Command_::parse() {
-        Command_::Run(run) => measure(&run),
-        Command_::Child(child) => child.run(),
+    let done = match Arguments::parse() {
+        Arguments::Run(run) => measure(&run),
+        Arguments::Child(child) => child.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -86,9 +86,9 @@ fn measure(run: &Run) -> Outcome<()> {
         println!("\n{mib} MiB for {} MiB of records", (records.count * 116) >> 20);
         for &phase in &phases {
             let ways = match phase.has_ways() {
-                true if run.ways.is_empty() => Ways::ALL.to_vec(),
+                true if run.ways.is_empty() => Way::ALL.to_vec(),
                 true => run.ways.clone(),
-                false => vec![Ways::Mmap],
+                false => vec![Way::Mmap],
             };
             let mut all: Vec<Outcome<Vec<Figures>>> = ways.iter().map(|_| Ok(Vec::new())).collect();
             for _ in 0..run.rounds {
@@ -173,13 +173,4 @@ fn start(dir: &Path, mut child: Child, limit_bytes: u64) -> Outcome<Figures> {
         return Err(format!("{}, killed {kills} times for want of memory", output.status).into());
     }
     Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-fn copy_directory(from: &Path, to: &Path) -> Outcome<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
-    }
-    Ok(())
 }

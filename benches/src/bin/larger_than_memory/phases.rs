@@ -21,7 +21,7 @@ use crate::Outcome;
 use crate::trace::{Spread, Trace};
 
 /// What is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Phase {
     /// Gets of records at random.
     Uniform,
@@ -62,10 +62,12 @@ impl Phase {
 }
 
 /// How gets reach the data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-pub enum Ways {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Way {
     /// By the mapping.
     Mmap,
+    /// The same without being told how much memory there is: by locators, however much of it they take.
+    Locators,
     /// By the engine, with `pread`.
     Pread,
     /// Without an engine: `pread` of the page that the get would read.
@@ -74,8 +76,8 @@ pub enum Ways {
     RawMmap,
 }
 
-impl Ways {
-    pub const ALL: [Ways; 4] = [Ways::Mmap, Ways::Pread, Ways::Raw, Ways::RawMmap];
+impl Way {
+    pub const ALL: [Way; 5] = [Way::Mmap, Way::Locators, Way::Pread, Way::Raw, Way::RawMmap];
 
     pub fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
@@ -130,7 +132,7 @@ pub struct Child {
     #[arg(long)]
     pub phase: Phase,
     #[arg(long)]
-    pub way: Ways,
+    pub way: Way,
     #[arg(long)]
     pub seconds: f64,
     #[arg(long)]
@@ -164,8 +166,8 @@ impl Child {
     pub fn run(&self) -> Outcome<()> {
         MemoryLimit::enter(&self.group)?;
         let figures = match (self.phase, self.way) {
-            (Phase::Uniform, Ways::Raw | Ways::RawMmap) => self.raw(Spread::Uniform),
-            (Phase::Zipf, Ways::Raw | Ways::RawMmap) => self.raw(Spread::Zipf),
+            (Phase::Uniform, Way::Raw | Way::RawMmap) => self.raw(Spread::Uniform),
+            (Phase::Zipf, Way::Raw | Way::RawMmap) => self.raw(Spread::Zipf),
             (Phase::Uniform, _) => self.gets(Spread::Uniform),
             (Phase::Zipf, _) => self.gets(Spread::Zipf),
             (Phase::ShortScans, _) => self.short_scans(),
@@ -178,12 +180,11 @@ impl Child {
     }
 
     fn open(&self) -> Outcome<Db> {
-        let path = match self.way {
-            Ways::Pread => PointReads::Pread,
-            _ => PointReads::Mmap,
-        };
-        let options = Options::new().memtable_bytes(self.memtable_mib << 20).point_reads(path);
-        let options = options.memory_bytes(self.limit_mib << 20);
+        let path = if self.way == Way::Pread { PointReads::Pread } else { PointReads::Mmap };
+        let mut options = Options::new().memtable_bytes(self.memtable_mib << 20).point_reads(path);
+        if self.way != Way::Locators {
+            options = options.memory_bytes(self.limit_mib << 20);
+        }
         Ok(options.durability(Durability::Buffered).open(&self.dir)?)
     }
 
@@ -234,7 +235,7 @@ impl Child {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if let Some(number) = name.strip_suffix(".sst").and_then(|number| number.parse().ok()) {
                 let file = OsFileSystem.open(&path, OpenMode::Read)?;
-                if self.way == Ways::Raw {
+                if self.way == Way::Raw {
                     file.advise(Advice::Random, 0, file.len()?);
                     files.insert(number, file);
                 } else {

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
-use serde::{Deserialize, Serialize};
 use terrace::{Options, ReadStep};
 use terrace_benches::{Records, zipf_indices};
 use terrace_io::{Advice, FileSystem, OpenMode, OsFileSystem};
@@ -20,7 +19,7 @@ const GETS: usize = 1_000_000;
 const GET_BYTES: usize = 16;
 
 /// How records are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spread {
     /// Each as often as any other.
     Uniform,
