@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use terrace::{Compression, Error, FilterKind};
-use terrace_io::{FileSystem, MemoryFileSystem};
+use terrace_io::{CacheUse, FileSystem, MemoryFileSystem};
 use terrace_sstable::{BlockCache, Cursor, PointReads, SEQUENCE_MAX, ScanMode, Table, TableContext, verify};
 use terrace_tests::covered;
 use terrace_tests::exercise::{assert_says_where, damaged_file};
@@ -77,16 +77,20 @@ struct TableBench {
     contexts: Vec<Arc<TableContext>>,
 }
 
-const MODES: [ScanMode; 3] = [ScanMode::Mapping, ScanMode::Auto, ScanMode::Stream { drop_behind: true }];
+const MODES: [ScanMode; 3] = [ScanMode::Mapping, ScanMode::Auto, ScanMode::Stream(CacheUse::DropBehind)];
 
 impl TableBench {
     fn new() -> TableBench {
         let fs = MemoryFileSystem::new();
         fs.create_dir_all(dir()).unwrap();
         put_file(&fs, "000001.sst", Vec::new());
-        let context = |point_reads| {
+        let context = |point_reads: PointReads| {
             let fs: Arc<dyn FileSystem> = Arc::new(fs.clone());
-            Arc::new(TableContext { point_reads, heap_table_bytes: 0, ..TableContext::new(fs, dir()) })
+            Arc::new(TableContext {
+                point_reads: point_reads.into(),
+                heap_table_bytes: 0,
+                ..TableContext::new(fs, dir())
+            })
         };
         let contexts = vec![context(PointReads::Mmap), context(PointReads::Pread)];
         TableBench { fs, contexts }
@@ -105,7 +109,7 @@ impl TableBench {
             let cache = Some(Arc::new(BlockCache::new(1 << 20)));
             context = Arc::new(TableContext {
                 cache,
-                point_reads: context.point_reads,
+                point_reads: context.point_reads.get().into(),
                 heap_table_bytes: 0,
                 ..TableContext::new(Arc::new(self.fs.clone()), dir())
             });

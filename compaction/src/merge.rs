@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, scope};
 
-use terrace_io::{Error, Result};
+use terrace_io::{CacheUse, Error, Result};
 use terrace_sstable::{MergeCursor, RunCursor, ScanMode, Table};
 
 use crate::run::{Outcome, Output, Part, Rules, remove_files, write_part};
@@ -30,7 +30,7 @@ pub type Inputs = [(usize, Vec<Arc<Table>>)];
 /// use std::path::Path;
 /// use std::sync::Arc;
 /// use terrace_compaction::{Output, Rules, merge_tables};
-/// use terrace_io::{FileSystem, MemoryFileSystem};
+/// use terrace_io::{CacheUse, FileSystem, MemoryFileSystem};
 /// use terrace_sstable::{Cause, Kind, Table, TableContext, TableIdentity, TableOptions, TableWriter};
 ///
 /// # fn main() -> terrace_io::Result<()> {
@@ -61,6 +61,7 @@ pub type Inputs = [(usize, Vec<Arc<Table>>)];
 ///     cause: Cause::Compaction,
 ///     options: &TableOptions::default(),
 ///     table_bytes: 64 << 20,
+///     cache_use: CacheUse::DropBehind,
 ///     next_number: &|| 3,
 /// };
 /// let rules = Rules { snapshots: &[], deeper: &[], next_level: &[], elide_below: 4, cancelled: &|| false };
@@ -80,7 +81,7 @@ pub fn merge_tables(
 ) -> Result<Outcome> {
     let bytes: u64 = inputs.iter().flat_map(|(_, tables)| tables).map(|table| table.meta().file_len).sum();
     let parts_max = bytes / output.table_bytes.saturating_mul(PART_TABLES_MIN).max(1);
-    let cursors = input_cursor(inputs).into_sources().len();
+    let cursors = input_cursor(inputs, output.cache_use).into_sources().len();
     let parts =
         threads.min(usize::try_from(parts_max).unwrap_or(usize::MAX)).min(CURSORS_MAX / cursors.max(1));
     let borders = match NonZero::new(parts) {
@@ -109,7 +110,7 @@ pub(crate) fn merge_between(
         tracing::warn!("the parts of a compaction did not meet: it is done again undivided");
         remove_files(output, whole.tables.iter().map(|table| table.number));
     }
-    write_part(&mut input_cursor(inputs), output, rules, Part::WHOLE)
+    write_part(&mut input_cursor(inputs, output.cache_use), output, rules, Part::WHOLE)
 }
 
 /// Merges the parts between the borders, each on a thread of its own.
@@ -126,7 +127,8 @@ fn write_parts(
     let write = |number: usize| {
         let border = |number: usize| borders.get(number).map(Vec::as_slice);
         let part = Part { from: number.checked_sub(1).and_then(border), to: border(number) };
-        let written = span.in_scope(|| write_part(&mut input_cursor(inputs), output, &rules, part));
+        let written =
+            span.in_scope(|| write_part(&mut input_cursor(inputs, output.cache_use), output, &rules, part));
         failed.fetch_or(written.is_err(), Ordering::Relaxed);
         written
     };
@@ -202,8 +204,8 @@ fn borders(inputs: &Inputs, parts: NonZero<usize>) -> Result<Vec<Vec<u8>>> {
 }
 
 /// The merged cursor over the inputs of a job. It opens tables as it reaches them.
-pub(crate) fn input_cursor(inputs: &Inputs) -> MergeCursor<RunCursor> {
-    let mode = ScanMode::Stream { drop_behind: true };
+pub(crate) fn input_cursor(inputs: &Inputs, cache_use: CacheUse) -> MergeCursor<RunCursor> {
+    let mode = ScanMode::Stream(cache_use);
     let mut runs = Vec::new();
     for (level, tables) in inputs {
         if *level == 0 {

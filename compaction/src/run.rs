@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use terrace_io::{Bug, Error, FileSystem, Result};
+use terrace_io::{Bug, CacheUse, Error, FileSystem, Result};
 use terrace_sstable::{
     Cause, Cursor, Kind, SEQUENCE_MAX, TableIdentity, TableMeta, TableOptions, TableWriter, table_file_name,
     table_tmp_file_name,
@@ -38,6 +38,9 @@ pub struct Output<'a> {
     /// The size at which a table is full. A flush into level 0 makes one table, whatever its size, since level 0 is
     /// judged by the number of its tables.
     pub table_bytes: u64,
+    /// What the job may leave in the page cache. Where it is to be sparing, blocks of the outputs are kept only if any of
+    /// their entries was in memory before: what replaces what is read often will be read often.
+    pub cache_use: CacheUse,
     /// Gives each table its number.
     pub next_number: &'a (dyn Fn() -> u64 + Sync),
 }
@@ -162,6 +165,7 @@ fn copy_survivors<C: Cursor>(
             tables.start_key();
         }
         outcome.entries_in += 1;
+        tables.is_cached = output.cache_use != CacheUse::Sparing || cursor.was_resident();
         match retention.judge(&key, cursor.sequence(), cursor.kind()) {
             Verdict::Drop => {}
             Verdict::Hold => held.push(cursor.sequence()),
@@ -206,6 +210,8 @@ struct TableSet<'a> {
     cutter: Option<Cutter<'a>>,
     /// Whether no entry of the current key was written yet.
     at_key_start: bool,
+    /// Whether the page cache is to keep what is added.
+    is_cached: bool,
     writer: Option<TableWriter>,
     finished: Vec<TableMeta>,
     /// The numbers of all that were begun.
@@ -219,6 +225,7 @@ impl<'a> TableSet<'a> {
             output,
             cutter,
             at_key_start: true,
+            is_cached: true,
             writer: None,
             finished: Vec::new(),
             numbers: Vec::new(),
@@ -241,7 +248,9 @@ impl<'a> TableSet<'a> {
         if self.writer.is_none() {
             self.writer = Some(self.begin_table()?);
         }
-        self.writer.as_mut().expect("it was just begun").add(key, sequence, kind, value)
+        let writer = self.writer.as_mut().expect("it was just begun");
+        writer.set_cached(self.is_cached);
+        writer.add(key, sequence, kind, value)
     }
 
     fn begin_table(&mut self) -> Result<TableWriter> {

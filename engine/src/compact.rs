@@ -89,6 +89,7 @@ pub(crate) fn run(core: &Core, keyspace: &KeyspaceInner, choice: &Choice, thread
     );
     let _entered = span.enter();
 
+    let threads = core.memory.compaction_threads(threads, keyspace.options.table_bytes);
     let outcome = merge(core, keyspace, choice, &version, &inputs, threads)?;
     let tables = outcome.tables;
     let added =
@@ -152,6 +153,7 @@ fn merge(
         cause: Cause::Compaction,
         options: &keyspace.options.table,
         table_bytes: keyspace.options.table_bytes,
+        cache_use: core.memory.cache_use(),
         next_number: &|| core.next_table_number(),
     };
     let cancelled = || core.stopping() || keyspace.dropped.load(Ordering::Relaxed);
@@ -201,7 +203,7 @@ fn install(
         let version = Arc::new(state.version.with(&removed, added));
         (State { version, ..state.clone() }, ())
     });
-    core.judge_locators();
+    core.judge_memory();
     Ok(true)
 }
 

@@ -28,6 +28,7 @@ use crate::keyspace::KeyspaceInner;
 use crate::log::Log;
 use crate::log_keeper::{LogKeeper, LogTask};
 use crate::manifest::Manifest;
+use crate::memory::Memory;
 use crate::options::{KeyspaceOptions, Options};
 use crate::poison::Poison;
 use crate::scrub::Scrubber;
@@ -58,6 +59,7 @@ pub(crate) struct Core {
     pub keyspaces: Swap<Keyspaces>,
     pub snapshots: Snapshots,
     pub tables: Arc<TableContext>,
+    pub memory: Memory,
     pub next_table: AtomicU64,
     pub work: Work,
     pub throttle: Throttle,
@@ -108,26 +110,6 @@ impl Core {
             }
             Arc::downgrade(table)
         }));
-    }
-
-    /// Decides whether gets go by locators: as long as all of them together take no more than this part of memory. Above
-    /// it, what they save of a get is less than what the data that they displace costs: `docs/io-paths.md`.
-    pub fn judge_locators(&self) {
-        const PART_OF_MEMORY: u64 = 8;
-        let Some(memory_bytes) = self.options.memory_bytes else { return };
-        let keyspaces = self.keyspaces.load();
-        let tables = |keyspace: &Arc<KeyspaceInner>| -> u64 {
-            keyspace.peek().version.tables().map(|(_, table)| table.meta().locator_bytes()).sum()
-        };
-        let bytes: u64 = keyspaces.values().map(tables).sum();
-        // Not to and fro with each compaction.
-        let had_fit = self.tables.uses_locators.load(Ordering::Relaxed);
-        let limit_bytes = memory_bytes / PART_OF_MEMORY;
-        let fit = bytes <= if had_fit { limit_bytes } else { limit_bytes / 8 * 7 };
-        if self.tables.uses_locators.swap(fit, Ordering::Relaxed) != fit {
-            let by = if fit { "locators" } else { "filters and fences" };
-            tracing::info!(locator_bytes = bytes, memory_bytes, "gets go by {by} from here on");
-        }
     }
 
     /// Tables that were let go of and are still read: how many, and their bytes.
@@ -344,7 +326,7 @@ impl Core {
             keyspace.dropped.store(true, Ordering::Release);
             self.change_keyspaces(|keyspaces| drop(keyspaces.remove(&keyspace.id)));
         }
-        self.judge_locators();
+        self.judge_memory();
         // Snapshots and iterators keep reading; the files go with the last of them.
         self.let_go(keyspace.peek().version.tables().map(|(_, table)| table));
         drop(writer);
@@ -378,7 +360,7 @@ impl Core {
             });
             old
         };
-        self.judge_locators();
+        self.judge_memory();
         self.let_go(old.version.tables().map(|(_, table)| table));
         drop(writer);
         self.work_changed();

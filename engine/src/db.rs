@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use terrace_io::{Error, Result};
+use terrace_sstable::{Advice, PointReads};
 
 use crate::access::{Access, ReadWrite};
 use crate::batch::WriteBatch;
@@ -233,6 +234,23 @@ impl Db {
     pub fn sync(&self) -> Result<()> {
         self.core().check_open()?;
         self.core().sync()
+    }
+
+    /// From here on point reads reach tables in another way: see [`PointReads`]. Readers that have begun go on as they
+    /// were: iterators, snapshots' gets and values keep what they have mapped until they are dropped.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for [`PointReads::Pread`] while there is advice for mappings.
+    pub fn set_point_reads(&self, path: PointReads) -> Result<()> {
+        self.core().set_point_reads(path)
+    }
+
+    /// From here on the system is told something else about mapped tables: see [`Advice`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for anything but [`Advice::Auto`] with [`PointReads::Pread`], which maps none.
+    pub fn set_advice(&self, advice: Advice) -> Result<()> {
+        self.core().set_advice(advice)
     }
 
     /// Writes all memtables to tables, and waits for that. Not needed for durability.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use terrace_compaction::{Output, Rules, write_tables};
-use terrace_io::{Bug, Result};
+use terrace_io::{Bug, CacheUse, Result};
 use terrace_sstable::{Cause, MergeCursor, Table, TableMeta};
 
 use crate::catalog::Change;
@@ -43,6 +43,8 @@ pub(crate) fn write_memtables(
         cause,
         options: &keyspace.options.table,
         table_bytes: keyspace.options.table_bytes,
+        // What was just written is likely to be read.
+        cache_use: CacheUse::Keep,
         next_number: &|| core.next_table_number(),
     };
     let snapshots = core.snapshots.sequences();
@@ -93,7 +95,7 @@ pub(crate) fn flush_sealed(core: &Core, keyspace: &KeyspaceInner) -> Result<()> 
             (State { memtable: state.memtable.clone(), sealed, version }, ())
         });
         keyspace.was_flushed();
-        core.judge_locators();
+        core.judge_memory();
         Ok(retired)
     })();
     match retired {

@@ -33,6 +33,7 @@ use crate::health::Health;
 use crate::log_tail::LogTail;
 use crate::manifest::require_whole_log;
 use crate::manifest_image::ManifestImage;
+use crate::memory::{Memory, pin_metadata};
 use crate::options::{KeyspaceOptions, Options};
 use crate::swap::{Guard, Swap};
 use crate::version::{State, Version};
@@ -46,6 +47,7 @@ pub(crate) struct Follower {
     pub dir: PathBuf,
     pub options: Options,
     pub tables: Arc<TableContext>,
+    memory: Memory,
     view: Swap<View>,
     progress: Mutex<Progress>,
     /// Tables that the view no longer has, as long as a reader keeps them.
@@ -122,8 +124,8 @@ impl Follower {
     pub fn open(dir: &Path, options: &Options) -> Result<Follower> {
         let fs = options.file_system.clone();
         let mut tables = TableContext::new(fs, dir);
-        tables.point_reads = options.point_reads;
-        tables.advice = options.advice;
+        tables.point_reads = options.point_reads.into();
+        tables.advice = options.advice.into();
         if options.block_cache_bytes > 0 {
             tables.cache = Some(Arc::new(BlockCache::new(options.block_cache_bytes)));
         }
@@ -133,12 +135,16 @@ impl Follower {
         for path in &view.missing_tables {
             tracing::error!(path = %path.display(), "a table is missing: reads of its keys will fail");
         }
+        let memory = Memory::new(options);
+        memory.learn();
+        use_memory(&memory, &tables, &view);
         // It has taken longer than this already.
         prepare_fences();
         Ok(Follower {
             dir: dir.to_owned(),
             options: options.clone(),
             tables,
+            memory,
             view: Swap::new(view),
             progress: Mutex::new(progress),
             left: Mutex::default(),
@@ -162,6 +168,7 @@ impl Follower {
         let gone = before.tables().filter(|table| !now.contains(&table.meta().number));
         left.extend(gone.map(Arc::downgrade));
         drop(left);
+        use_memory(&self.memory, &self.tables, &view);
         self.view.store(Arc::new(view));
         Ok(true)
     }
@@ -187,6 +194,13 @@ impl Follower {
     /// How long ago it was opened.
     pub fn uptime(&self) -> Duration {
         self.opened.elapsed()
+    }
+}
+
+/// Goes by what memory allows the tables of a view.
+fn use_memory(memory: &Memory, context: &TableContext, view: &View) {
+    if memory.judge(context, view.tables()) {
+        pin_metadata(view.tables(), || false);
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use terrace_compaction::LEVELS;
-use terrace_sstable::TableContext;
+use terrace_sstable::{ReadPath, TableContext};
 
 use crate::compact::{debt, policy};
 use crate::core::Core;
@@ -75,6 +75,19 @@ pub struct Metrics {
     pub checksum_failures: u64,
     /// Times that bytes of a table were wrong in memory and right on the device: then those of the device were served.
     pub page_cache_disagreements: u64,
+    /// How point reads reach the tables.
+    pub read_paths: ReadPaths,
+    /// Bytes of tables that are mapped. How many of them are in memory, the system decides.
+    pub mapped_bytes: u64,
+    /// Bytes of files that are in this process's memory by mappings, those of other libraries included: the part of its
+    /// resident size that the system takes back when it needs memory. 0 where the system does not say.
+    pub mapped_resident_bytes: u64,
+    /// Bytes of heap that open tables take: their own data, and whatever of their files was read instead of mapped.
+    pub table_heap_bytes: u64,
+    /// Bytes of metadata that are locked in memory: see [`PinMetadata`](crate::PinMetadata).
+    pub metadata_locked_bytes: u64,
+    /// Bytes of metadata that are copied into memory of this process, because it may not lock as many.
+    pub metadata_copied_bytes: u64,
     /// Page faults of the process, ever, that needed no I/O. 0 where the system does not say.
     pub minor_faults: u64,
     /// Page faults of the process, ever, that waited for a disk.
@@ -87,6 +100,32 @@ pub struct Metrics {
     pub pinned_tables: usize,
     /// Their bytes.
     pub pinned_bytes: u64,
+}
+
+/// How many tables point reads reach by each path: see [`PointReads`](crate::PointReads).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReadPaths {
+    /// Mapped.
+    pub mapped: usize,
+    /// Read into the heap as a whole, since they are small.
+    pub heap: usize,
+    /// By `pread`: because that is wanted, or because a mapping is not safe or could not be had. Then the log says why.
+    pub pread: usize,
+    /// Not opened yet, since nothing was read of them.
+    pub unopened: usize,
+}
+
+impl ReadPaths {
+    fn add(&mut self, path: Option<ReadPath>) {
+        let count = match path {
+            Some(ReadPath::Mapping) => &mut self.mapped,
+            Some(ReadPath::Heap) => &mut self.heap,
+            Some(ReadPath::Pread) => &mut self.pread,
+            None => &mut self.unopened,
+        };
+        *count += 1;
+    }
 }
 
 /// Figures about one keyspace.
@@ -222,6 +261,9 @@ impl Metrics {
             blocks_verified: totals.blocks_verified,
             checksum_failures: totals.checksum_failures,
             page_cache_disagreements: totals.disagreements,
+            mapped_resident_bytes: mapped_resident_bytes(),
+            metadata_locked_bytes: tables.pins.locked_bytes(),
+            metadata_copied_bytes: tables.pins.copied_bytes(),
             minor_faults,
             major_faults,
             ..Metrics::default()
@@ -247,6 +289,9 @@ impl Metrics {
             figures.table_deletes += meta.deletes;
             self.levels[level].tables += 1;
             self.levels[level].bytes += meta.file_len;
+            self.read_paths.add(table.read_path());
+            self.mapped_bytes += table.mapped_bytes();
+            self.table_heap_bytes += table.heap_bytes();
         }
         self.memtable_bytes += figures.memtable_bytes;
         self.disk_bytes += figures.table_bytes;
@@ -254,8 +299,18 @@ impl Metrics {
     }
 }
 
+/// `RssFile` of `/proc/self/status` (proc(5)).
+fn mapped_resident_bytes() -> u64 {
+    let read = || {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssFile:"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    read().unwrap_or(0)
+}
+
 /// Minor and major faults of this process, from `/proc/self/stat` (fields 10 and 12 of proc(5)).
-fn page_faults() -> (u64, u64) {
+pub(crate) fn page_faults() -> (u64, u64) {
     let read = || {
         let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
         // The second field is the program's name in parentheses and may hold anything.

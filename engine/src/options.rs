@@ -8,8 +8,8 @@ use std::time::Duration;
 use terrace_io::{Error, FileSystem, OsFileSystem, Result};
 use terrace_sstable::{Advice, Compression, FilterKind, PointReads, TableOptions, VALUE_BYTES_MAX};
 
-use crate::Db;
 use crate::flush::MEMTABLES_PER_FLUSH;
+use crate::{Db, read_policy};
 
 /// No more log segments than this are kept for reuse.
 const SPARES_MAX: usize = 64;
@@ -26,6 +26,20 @@ pub enum Durability {
     /// The end of the process, also by `kill -9`, but not the end of the machine: the write is acknowledged once
     /// the operating system has it. [`Db::sync`], the sync interval or any later `Sync` write make it durable.
     Buffered,
+}
+
+/// Whether the metadata that gets need is kept in memory: filters and fences, and locators where gets go by them. It is
+/// locked (`mlock`), or copied into memory of this process where the system's limit on locked memory does not allow that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PinMetadata {
+    /// Once tables take more than half of memory, as much of it as takes no more than a quarter: of the tables that gets
+    /// ask first. Below that nothing would be won, since it stays in memory anyway.
+    #[default]
+    Auto,
+    /// Never: it is in memory as far as the system keeps it there.
+    Never,
+    /// All of it, however much it is.
+    Always,
 }
 
 /// How a database is opened.
@@ -55,6 +69,7 @@ pub struct Options {
     pub(crate) compaction_threads: usize,
     pub(crate) block_cache_bytes: u64,
     pub(crate) memory_bytes: Option<u64>,
+    pub(crate) pin_metadata: PinMetadata,
     pub(crate) point_reads: PointReads,
     pub(crate) advice: Advice,
     pub(crate) l0_trigger: usize,
@@ -81,6 +96,7 @@ impl Options {
             compaction_threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(4)),
             block_cache_bytes: 32 * MIB,
             memory_bytes: None,
+            pin_metadata: PinMetadata::Auto,
             point_reads: PointReads::Auto,
             advice: Advice::Auto,
             l0_trigger: 16,
@@ -159,22 +175,30 @@ impl Options {
         self
     }
 
-    /// Memory that the process may use, in bytes, page cache included (default: all that there will ever be need for).
-    /// Reserves nothing. Where locators would take more than an eighth of it from the data, gets go by filters and fences
-    /// instead: for a database many times larger than memory that means fewer reads from the disk for each get.
+    /// Memory that the process may use, in bytes, page cache included (default: what the machine has, or what the control
+    /// group of this process allows). Reserves nothing. Where locators would take more than an eighth of it from the data,
+    /// gets go by filters and fences instead: for a database many times larger than memory that means fewer reads from the
+    /// disk for each get. Where tables take more than half of it, compactions leave no more in the page cache than was
+    /// there of what they replace.
     pub fn memory_bytes(mut self, bytes: u64) -> Self {
         self.memory_bytes = Some(bytes);
         self
     }
 
-    /// How point reads reach a table (default: [`PointReads::Auto`]).
+    /// Whether the metadata that gets need is kept in memory (default: [`PinMetadata::Auto`]).
+    pub fn pin_metadata(mut self, pin: PinMetadata) -> Self {
+        self.pin_metadata = pin;
+        self
+    }
+
+    /// How point reads reach a table (default: [`PointReads::Auto`]). [`Db::set_point_reads`] changes it later.
     pub fn point_reads(mut self, path: PointReads) -> Self {
         self.point_reads = path;
         self
     }
 
     /// What the system is told about mapped tables (default: [`Advice::Auto`]). Not to be combined with
-    /// [`PointReads::Pread`], which maps none.
+    /// [`PointReads::Pread`], which maps none. [`Db::set_advice`] changes it later.
     pub fn advice(mut self, advice: Advice) -> Self {
         self.advice = advice;
         self
@@ -269,12 +293,7 @@ impl Options {
                 return Err(Error::invalid(format!("{what} must be more than 0; None turns it off")));
             }
         }
-        if self.point_reads == PointReads::Pread && self.advice != Advice::Auto {
-            return Err(Error::invalid(format!(
-                "point_reads is Pread and advice is {:?}: nothing is mapped that advice could be given about",
-                self.advice
-            )));
-        }
+        read_policy::check(self.point_reads, self.advice)?;
         if self.segment_bytes_max > 1 << 31 {
             return Err(Error::invalid("segment_bytes_max must be at most 2 GiB"));
         }

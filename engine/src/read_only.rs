@@ -117,10 +117,11 @@ impl Db<ReadOnly> {
 
 impl Options {
     /// Opens the database in the directory `path` for reading only: see [`Db::open_read_only`]. Of the options,
-    /// [`Options::point_reads`], [`Options::advice`], [`Options::block_cache_bytes`] and [`Options::file_system`] count;
+    /// [`Options::point_reads`], [`Options::advice`], [`Options::memory_bytes`], [`Options::pin_metadata`],
+    /// [`Options::block_cache_bytes`] and [`Options::file_system`] count;
     /// [`Options::memtable_bytes`] says how large the memtables are that the log is read into, not how many; and what
-    /// compaction owes, in the metrics, is by the options that are about levels. [`Options::memory_bytes`] is not looked
-    /// at: gets go by locators. All others are about writing, and are ignored.
+    /// compaction owes, in the metrics, is by the options that are about levels. All others are about writing, and are
+    /// ignored.
     pub fn open_read_only(self, path: impl AsRef<Path>) -> Result<ReadOnlyDb> {
         Db::follow(path.as_ref(), &self)
     }

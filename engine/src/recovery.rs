@@ -31,6 +31,7 @@ use crate::keyspace::KeyspaceInner;
 use crate::log::Log;
 use crate::log_keeper::{self, LogKeeper};
 use crate::manifest::{Manifest, is_temporary, require_whole_log};
+use crate::memory::Memory;
 use crate::options::Options;
 use crate::poison::Poison;
 use crate::replay::History;
@@ -81,7 +82,7 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<Arc<Core>> {
     })?;
     core.lock = Mutex::new(lock);
 
-    core.judge_locators();
+    core.judge_memory();
     let core = Arc::new(core);
     core.work_changed();
     let mut threads = Vec::new();
@@ -163,8 +164,8 @@ fn build_core(
     let instance = INSTANCES.fetch_add(1, Ordering::Relaxed);
     let mut tables = TableContext::new(fs.clone(), dir);
     tables.reclaim = Some(Arc::new(service.clone()));
-    tables.point_reads = options.point_reads;
-    tables.advice = options.advice;
+    tables.point_reads = options.point_reads.into();
+    tables.advice = options.advice.into();
     if options.block_cache_bytes > 0 {
         tables.cache = Some(Arc::new(BlockCache::new(options.block_cache_bytes)));
     }
@@ -213,6 +214,7 @@ fn build_core(
         keyspaces: Swap::new(keyspaces),
         snapshots: Snapshots::default(),
         tables,
+        memory: Memory::new(options),
         next_table: AtomicU64::new(next_table),
         work: Work::default(),
         throttle: Throttle::default(),

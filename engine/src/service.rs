@@ -1,15 +1,16 @@
 //! The service thread: it lets go of what the last reader has left, since that takes time that nobody's hot path should
-//! spend: unmapping tables, deleting obsolete files, freeing memtables. Before that, it has the process made ready for cheap
-//! reads.
+//! spend: unmapping tables, deleting obsolete files, freeing memtables. It also keeps metadata in memory where that is
+//! scarce. Before all that, it has the process made ready for cheap reads.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use terrace_io::{FileSystem, prepare_fences};
 use terrace_sstable::{Reclaim, TableRemains};
 
 use crate::core::Core;
+use crate::memory::MARKS_INTERVAL;
 use crate::memtable::Memtable;
 
 /// How often memtables that somebody still reads are looked at again.
@@ -21,6 +22,8 @@ pub(crate) enum Task {
     Remains(TableRemains),
     /// Free a memtable once its last reader is gone.
     Memtable(Arc<Memtable>),
+    /// Keep metadata of tables in memory.
+    PinMetadata,
     /// Say when everything that was queued before is done.
     Report(Sender<()>),
     /// Finish what is queued, and end.
@@ -71,10 +74,7 @@ impl Reclaim for Service {
 }
 
 fn dispose(fs: &dyn FileSystem, remains: TableRemains) {
-    let obsolete = remains.obsolete.then(|| remains.path.clone());
-    // Unmapped first: some systems keep mapped files undeletable.
-    drop(remains);
-    if let Some(path) = obsolete
+    if let Some(path) = remains.dispose()
         && let Err(error) = fs.remove_file(&path)
         && !error.is_not_found()
     {
@@ -86,17 +86,25 @@ fn dispose(fs: &dyn FileSystem, remains: TableRemains) {
 pub(crate) fn run(core: &Core, tasks: &Receiver<Task>) {
     // In this thread: an open and its first reads need not wait for it.
     prepare_fences();
+    core.learn_memory();
     let mut memtables: Vec<Arc<Memtable>> = Vec::new();
+    let mut judged = Instant::now();
     loop {
         // Those that somebody still reads wait for another time.
         memtables.retain(|memtable| Arc::strong_count(memtable) > 1);
-        let task = match memtables.is_empty() {
+        let is_scarce = core.memory.is_scarce();
+        if is_scarce && judged.elapsed() >= MARKS_INTERVAL {
+            core.judge_marks();
+            judged = Instant::now();
+        }
+        let task = match memtables.is_empty() && !is_scarce {
             true => tasks.recv().map_err(RecvTimeoutError::from),
-            false => tasks.recv_timeout(MEMTABLE_INTERVAL),
+            false => tasks.recv_timeout(MEMTABLE_INTERVAL.min(MARKS_INTERVAL)),
         };
         match task {
             Ok(Task::Remains(remains)) => dispose(&*core.fs, remains),
             Ok(Task::Memtable(memtable)) => memtables.push(memtable),
+            Ok(Task::PinMetadata) => core.pin_metadata(),
             // Nobody may be waiting any more.
             Ok(Task::Report(done)) => drop(done.send(())),
             Ok(Task::Stop) | Err(RecvTimeoutError::Disconnected) => break,

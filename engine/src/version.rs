@@ -136,6 +136,11 @@ impl Version {
             .flat_map(|(level, tables)| tables.iter().map(move |table| (level, table)))
     }
 
+    /// With each table replaced by what `change` makes of it: the same table, read in another way.
+    pub fn map_tables(&self, change: impl Fn(&Arc<Table>) -> Arc<Table>) -> Version {
+        Version::new(std::array::from_fn(|level| self.levels[level].iter().map(&change).collect()))
+    }
+
     pub fn level_bytes(&self) -> [u64; LEVELS] {
         std::array::from_fn(|level| self.levels[level].iter().map(|table| table.meta().file_len).sum())
     }

@@ -139,9 +139,8 @@ mod system {
 
     use super::{FileSystemCapabilities, KernelCapabilities};
     use crate::Region;
+    use crate::os::DONTCACHE;
 
-    /// `RWF_DONTCACHE`, which is younger than the crate that names the others.
-    const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(libc::RWF_DONTCACHE as u32);
     /// What the largest pages of the page cache hold where pages have 4 KiB, and what tables are written in.
     const HUGE_BYTES: usize = 2 << 20;
 

@@ -6,12 +6,15 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::{Advice, DirectoryLock, Error, File, FileSystem, Medium, OpenMode, Operation, Region, Result};
+use crate::{
+    Advice, DirectoryLock, Error, File, FileSystem, Medium, OpenMode, Operation, Pin, Region, Result,
+};
 
 /// What happens to a call that a rule is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -279,6 +282,12 @@ impl File for FaultFile {
         inject(fault, Operation::Write, self.path(), || self.inner.write_at(&buf[..len], offset))
     }
 
+    fn write_uncached_at(&self, buf: &[u8], offset: u64) -> Result<usize> {
+        let fault = self.faults.decide(Operation::Write, &[self.path()]);
+        let len = if fault == Some(FaultKind::ShortWrite) { at_most_half(buf.len()) } else { buf.len() };
+        inject(fault, Operation::Write, self.path(), || self.inner.write_uncached_at(&buf[..len], offset))
+    }
+
     fn set_len(&self, len: u64) -> Result<()> {
         self.around(Operation::SetLength, || self.inner.set_len(len))
     }
@@ -301,6 +310,10 @@ impl File for FaultFile {
 
     fn map(&self, len: usize) -> Result<Region> {
         self.around(Operation::Map, || self.inner.map(len))
+    }
+
+    fn pin(&self, region: &Region, range: Range<usize>) -> Result<Pin> {
+        self.around(Operation::Map, || self.inner.pin(region, range))
     }
 }
 

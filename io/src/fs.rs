@@ -5,11 +5,12 @@
 
 use std::fmt::Debug;
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::{Error, Operation, Region, Result};
+use crate::{Error, Operation, Pin, Region, Result};
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +125,12 @@ pub trait File: Debug + Send + Sync + 'static {
     /// Writes up to `buf.len()` bytes at `offset`, extending the file as needed; says how many.
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<usize>;
 
+    /// As [`File::write_at`], for bytes that will not be read soon: the page cache is to let go of them once they are on
+    /// the device. A wish: where it cannot be had, this is [`File::write_at`].
+    fn write_uncached_at(&self, buf: &[u8], offset: u64) -> Result<usize> {
+        self.write_at(buf, offset)
+    }
+
     /// Copies up to `len` bytes of another file, from `offset` on, to the same place of this one, extending it as
     /// needed. Says how many: fewer than asked for, down to 0 where `source` has ended. The operating system does it
     /// without this process where it can, and some file systems have both files share the bytes from then on.
@@ -157,6 +164,19 @@ pub trait File: Debug + Send + Sync + 'static {
     ///
     /// The file must not be written or cut while the region lives: see [`Region`].
     fn map(&self, len: usize) -> Result<Region>;
+
+    /// Keeps a range of the file in memory for as long as a region lives that this file was mapped to; says how. Ranges
+    /// are rounded outwards to pages, and what lies behind the end is ignored. A region on the heap is copied already.
+    ///
+    /// # Errors
+    /// If it cannot be had: then all is as it was before.
+    fn pin(&self, region: &Region, range: Range<usize>) -> Result<Pin> {
+        let _ = range;
+        match region.is_mapped() {
+            false => Ok(Pin::Copied),
+            true => Err(Error::io(self.path(), Operation::Map, ErrorKind::Unsupported.into())),
+        }
+    }
 }
 
 /// Held while a directory is locked; dropping it unlocks.
@@ -207,9 +227,23 @@ pub(crate) fn copy_through_memory<F: File + ?Sized>(
 }
 
 /// Writes all of `buf` at `offset`, going on after short writes.
-pub fn write_all_at<F: File + ?Sized>(file: &F, mut buf: &[u8], mut offset: u64) -> Result<()> {
+pub fn write_all_at<F: File + ?Sized>(file: &F, buf: &[u8], offset: u64) -> Result<()> {
+    write_all(file, buf, offset, |buf, offset| file.write_at(buf, offset))
+}
+
+/// As [`write_all_at`], with [`File::write_uncached_at`].
+pub fn write_all_uncached_at<F: File + ?Sized>(file: &F, buf: &[u8], offset: u64) -> Result<()> {
+    write_all(file, buf, offset, |buf, offset| file.write_uncached_at(buf, offset))
+}
+
+fn write_all<F: File + ?Sized>(
+    file: &F,
+    mut buf: &[u8],
+    mut offset: u64,
+    write_at: impl Fn(&[u8], u64) -> Result<usize>,
+) -> Result<()> {
     while !buf.is_empty() {
-        let written = file.write_at(buf, offset)?;
+        let written = write_at(buf, offset)?;
         if written == 0 {
             let source = std::io::Error::from(std::io::ErrorKind::WriteZero);
             return Err(Error::io(file.path(), Operation::Write, source));

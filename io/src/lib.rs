@@ -8,9 +8,9 @@
 //! preallocated space, `fdatasync`).
 //!
 //! What a kernel or a file system may do or not is asked in one place: [`KernelCapabilities`] and
-//! [`FileSystemCapabilities`].
+//! [`FileSystemCapabilities`]; what there is of memory, control groups and mounts in another: [`machine`].
 //!
-//! The `unsafe` code of this crate is all in `region.rs`, `os.rs`, `processor.rs`, `capabilities.rs` and `usage.rs`.
+//! The `unsafe` code of this crate is all in `region.rs`, `region/`, `os.rs`, `processor.rs`, `capabilities.rs` and `usage.rs`.
 
 #![deny(unsafe_code)]
 
@@ -21,6 +21,7 @@ mod fault;
 mod fence;
 mod fs;
 mod log_file;
+pub mod machine;
 mod memory;
 mod os;
 mod planted;
@@ -39,7 +40,7 @@ pub use fault::{FaultFileSystem, FaultKind, FaultRule};
 pub use fence::{heavy_fence, light_fence, prepare_fences};
 pub use fs::{
     Advice, DirectoryLock, File, FileSystem, Medium, OpenMode, read_exact_at, read_exact_past_cache_at,
-    write_all_at,
+    write_all_at, write_all_uncached_at,
 };
 pub use log_file::LogFile;
 pub use memory::{CrashPolicy, MemoryFileSystem, Mutation};
@@ -48,8 +49,8 @@ pub use os::OsFileSystem;
 #[doc(hidden)]
 pub use planted::Bug;
 pub use processor::{equal_words, prefetch};
-pub use region::Region;
-pub use scan_reader::ScanReader;
+pub use region::{Pin, Region, Residency};
+pub use scan_reader::{CacheUse, ScanReader};
 pub use sequential_writer::SequentialWriter;
 pub use usage::ThreadUsage;
 

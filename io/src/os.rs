@@ -7,16 +7,19 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
 
 use crate::fs::copy_through_memory;
-use crate::{Advice, DirectoryLock, Error, File, FileSystem, Medium, OpenMode, Operation, Region, Result};
+use crate::{
+    Advice, DirectoryLock, Error, File, FileSystem, Medium, OpenMode, Operation, Pin, Region, Result,
+};
 use direct::DirectFile;
 
 mod direct;
@@ -25,6 +28,10 @@ mod direct;
 const LOCK_FILE_NAME: &str = "LOCK";
 /// The process id in the lock file takes as many bytes, spaces included.
 const HOLDER_BYTES: usize = 16;
+
+/// `RWF_DONTCACHE`, which is younger than the crate that names the others.
+#[cfg(target_os = "linux")]
+pub(crate) const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(libc::RWF_DONTCACHE as u32);
 
 /// Who a directory is in use by, if it is not a writer.
 const SHARED_HOLDER: &str = "somebody who verifies or salvages it";
@@ -336,6 +343,13 @@ impl File for OsFile {
         uninterrupted(|| self.file.write_at(buf, offset)).map_err(self.failed(Operation::Write))
     }
 
+    fn write_uncached_at(&self, buf: &[u8], offset: u64) -> Result<usize> {
+        match write_uncached(&self.file, buf, offset) {
+            Some(written) => written.map_err(self.failed(Operation::Write)),
+            None => self.write_at(buf, offset),
+        }
+    }
+
     fn copy_range(&self, source: &dyn File, offset: u64, len: u64) -> Result<u64> {
         let copied = source.descriptor().and_then(|source| copy_in_kernel(source, &self.file, offset, len));
         copied.map_or_else(|| copy_through_memory(self, source, offset, len), Ok)
@@ -373,6 +387,10 @@ impl File for OsFile {
         }
         Region::map(&self.file, len).map_err(failed)
     }
+
+    fn pin(&self, region: &Region, range: Range<usize>) -> Result<Pin> {
+        region.pin(&self.file, range).map_err(self.failed(Operation::Map))
+    }
 }
 
 /// Repeats a call that a signal interrupted.
@@ -400,6 +418,22 @@ fn copy_in_kernel(from: BorrowedFd<'_>, to: &fs::File, offset: u64, len: u64) ->
 
 #[cfg(not(target_os = "linux"))]
 fn copy_in_kernel(_from: BorrowedFd<'_>, _to: &fs::File, _offset: u64, _len: u64) -> Option<u64> {
+    None
+}
+
+/// Writes what the page cache is to let go of soon (`RWF_DONTCACHE`, since Linux 6.14). `None` where the kernel or the
+/// file system does not have that, as it says before anything is written.
+#[cfg(target_os = "linux")]
+fn write_uncached(file: &fs::File, buf: &[u8], offset: u64) -> Option<io::Result<usize>> {
+    let written = retry_on_intr(|| rustix::io::pwritev2(file, &[io::IoSlice::new(buf)], offset, DONTCACHE));
+    match written {
+        Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => None,
+        written => Some(written.map_err(io::Error::from)),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn write_uncached(_file: &fs::File, _buf: &[u8], _offset: u64) -> Option<io::Result<usize>> {
     None
 }
 

@@ -12,6 +12,7 @@ use crate::{Advice, DirectoryLock, File, FileSystem, Medium, MemoryFileSystem, O
 pub(crate) enum Call {
     Read(u64, usize),
     Write(u64, usize),
+    WriteUncached(u64, usize),
     SetLen(u64),
     Sync,
     StartWriteback(u64, u64),
@@ -103,6 +104,11 @@ impl File for RecordedFile {
 
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<usize> {
         self.record(Call::Write(offset, buf.len()));
+        self.inner.write_at(buf, offset)
+    }
+
+    fn write_uncached_at(&self, buf: &[u8], offset: u64) -> Result<usize> {
+        self.record(Call::WriteUncached(offset, buf.len()));
         self.inner.write_at(buf, offset)
     }
 

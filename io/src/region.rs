@@ -20,7 +20,12 @@ use std::ptr::NonNull;
 
 use memmap2::{Mmap, MmapOptions};
 
+mod pin;
+mod residency;
+
 use crate::Advice;
+pub use pin::Pin;
+pub use residency::Residency;
 
 /// Read-only bytes of a file, mapped or on the heap.
 ///
@@ -38,11 +43,13 @@ pub struct Region {
 
 /// Who owns the bytes.
 enum Backing {
-    Mapped(Mmap),
-    /// Kept only to be freed.
-    Heap {
-        _bytes: Vec<u8>,
+    Mapped {
+        mapping: Mmap,
+        /// Device and number of the file, which tell it from all others as long as it is mapped.
+        file: FileIdentity,
     },
+    /// Kept only to be freed.
+    Heap { _bytes: Vec<u8> },
 }
 
 // SAFETY: `bytes` is only ever read, through `&self`, and what it points to belongs to `backing`, which is `Send`.
@@ -62,22 +69,23 @@ impl Region {
         if len == 0 {
             return Ok(Region::from_vec(Vec::new()));
         }
+        let identity = FileIdentity::of(file)?;
         // SAFETY: the callers of `File::map` promise that the file is neither written nor cut while the region
         // lives (see the head of this file); its length was checked by our caller.
         let mapping = unsafe { MmapOptions::new().len(len).map_copy_read_only(file)? };
         let pointer = NonNull::from(&mapping[..]);
-        Ok(Region { bytes: pointer, backing: Backing::Mapped(mapping) })
+        Ok(Region { bytes: pointer, backing: Backing::Mapped { mapping, file: identity } })
     }
 
     /// Whether the bytes are a mapping of the file, so that the first touch of a page may wait for the device.
     pub fn is_mapped(&self) -> bool {
-        matches!(self.backing, Backing::Mapped(_))
+        matches!(self.backing, Backing::Mapped { .. })
     }
 
     /// Tells the operating system how a range will be used (`madvise`), rounded outwards to pages. A hint: what
     /// lies behind the end is ignored, errors are too, and it does nothing on the heap.
     pub fn advise(&self, advice: Advice, range: Range<usize>) {
-        let Backing::Mapped(mapping) = &self.backing else { return };
+        let Backing::Mapped { mapping, .. } = &self.backing else { return };
         let Some((start, len)) = clamped(range, mapping.len()) else { return };
         let checked = match advice {
             Advice::Normal => memmap2::Advice::Normal,
@@ -95,6 +103,16 @@ impl Region {
         let _ = mapping.advise_range(checked, start, len);
     }
 
+    /// Tells the system that a page, which was just read, is in use: where it is to take pages back, it does not notice by
+    /// itself which of those are that are advised to be read at random (since Linux 6.3). Takes as long as a system call.
+    pub fn mark_used(&self, offset: usize) {
+        if let Backing::Mapped { mapping, .. } = &self.backing
+            && offset < mapping.len()
+        {
+            let _ = mapping.advise_range(memmap2::Advice::PopulateRead, offset, 1);
+        }
+    }
+
     /// How many of the bytes this process has mapped in pages of 2 MiB (`FilePmdMapped` of `/proc/self/smaps`): those of
     /// files that were written in such pieces, once they were touched. `None` on the heap, and where the operating system
     /// does not say.
@@ -107,10 +125,48 @@ impl Region {
     /// How many of the bytes are in memory now (`mincore`), in whole pages. `None` on the heap, and where the
     /// operating system does not say.
     pub fn resident_bytes(&self) -> Option<u64> {
-        match &self.backing {
-            Backing::Mapped(mapping) => resident_bytes(mapping),
-            Backing::Heap { .. } => None,
+        let Backing::Mapped { mapping, .. } = &self.backing else { return None };
+        residency::resident_bytes(mapping)
+    }
+
+    /// Which of the bytes are in memory now. `None` on the heap, and where the operating system does not say.
+    pub fn residency(&self) -> Option<Residency> {
+        let Backing::Mapped { mapping, .. } = &self.backing else { return None };
+        Residency::of(mapping)
+    }
+
+    /// Keeps a range in memory for as long as the region lives, rounded outwards to pages: locked (`mlock`), so that it
+    /// still is the page cache's and other processes share it; or, where the system's limit on locked memory does not
+    /// allow that, as a copy in memory of this process, which takes the place of these pages of the mapping.
+    ///
+    /// # Errors
+    /// If neither can be had, or `file` is not the file that is mapped; then all is as it was. An error of the device
+    /// is an error here, not a signal.
+    pub(crate) fn pin(&self, file: &fs::File, range: Range<usize>) -> io::Result<Pin> {
+        let Backing::Mapped { mapping, file: mapped } = &self.backing else { return Ok(Pin::Copied) };
+        if FileIdentity::of(file)? != *mapped {
+            let what = "another file is mapped than the one that is to be kept in memory";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
+        match clamped(range, mapping.len()) {
+            Some((start, len)) => pin::pin(mapping, file, start..start + len),
+            None => Ok(Pin::Locked),
+        }
+    }
+}
+
+/// What tells an open file from all others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileIdentity {
+    device: u64,
+    number: u64,
+}
+
+impl FileIdentity {
+    fn of(file: &fs::File) -> io::Result<FileIdentity> {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = file.metadata()?;
+        Ok(FileIdentity { device: metadata.dev(), number: metadata.ino() })
     }
 }
 
@@ -136,34 +192,6 @@ fn huge_mapped_bytes(smaps: &str, addresses: &Range<usize>) -> Option<u64> {
         }
     }
     bytes
-}
-
-/// Asks in pieces, so that a large mapping does not need a large answer.
-#[cfg(target_os = "linux")]
-fn resident_bytes(mapping: &Mmap) -> Option<u64> {
-    const PIECE_PAGES: usize = 16 * 1024;
-    // SAFETY: `sysconf` has no preconditions.
-    let page_bytes = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
-    let mut answer = vec![0u8; PIECE_PAGES.min(mapping.len().div_ceil(page_bytes))];
-    let mut resident = 0u64;
-    for piece in mapping.chunks(PIECE_PAGES * page_bytes) {
-        let start = piece.as_ptr().cast_mut().cast();
-        // SAFETY: `start..start + len` lies in the mapping and `start` on a page boundary, since mappings start on
-        // one; `answer` has a byte for each of its pages. The memory itself is not touched.
-        let refused = unsafe { libc::mincore(start, piece.len(), answer.as_mut_ptr()) } != 0;
-        if refused {
-            return None;
-        }
-        let pages = answer.iter().zip(piece.chunks(page_bytes));
-        resident +=
-            pages.filter(|(flags, _)| **flags & 1 != 0).map(|(_, page)| page.len() as u64).sum::<u64>();
-    }
-    Some(resident)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn resident_bytes(_mapping: &Mmap) -> Option<u64> {
-    None
 }
 
 impl Deref for Region {
@@ -194,7 +222,7 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    fn mapped(bytes: &[u8]) -> Region {
+    pub(super) fn mapped(bytes: &[u8]) -> Region {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
         Region::map(&file, bytes.len()).unwrap()
@@ -232,15 +260,6 @@ mod tests {
         assert_eq!(clamped(100..101, 100), None);
         assert_eq!(clamped(5..5, 100), None);
         assert_eq!(clamped(Range { start: 9, end: 3 }, 100), None);
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn touched_pages_are_resident() {
-        let region = mapped(&vec![7; 10_000]);
-        assert_eq!(region.iter().map(|byte| u64::from(*byte)).sum::<u64>(), 70_000);
-        assert_eq!(region.resident_bytes(), Some(10_000));
-        assert_eq!(Region::from_vec(vec![7; 10_000]).resident_bytes(), None);
     }
 
     #[test]

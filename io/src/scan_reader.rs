@@ -1,7 +1,7 @@
 //! Long reads from front to back, or from back to front: the path of scans, compactions, verification and backup.
 //!
 //! Reads large windows with `pread` through a descriptor of the reader's own, so that its readahead state is nobody
-//! else's, and asks for the next window ahead. With `drop_behind` the page cache is told to forget what was passed;
+//! else's, and asks for the next window ahead. The page cache can be told to forget what was passed ([`CacheUse`]);
 //! pages that point readers have mapped stay. A device error here is an error, never a signal.
 //!
 //! One thread owns a reader; the buffers it hands out may go anywhere.
@@ -11,15 +11,27 @@ use std::sync::Arc;
 
 use crate::{Advice, Error, File, Result, read_exact_at};
 
+/// What a long read leaves in the page cache, and how much of it it takes meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheUse {
+    /// What was read stays, as with any read.
+    Keep,
+    /// What was passed is forgotten, unless it is mapped.
+    DropBehind,
+    /// The same, and no more is read ahead than the next window: the kernel's own readahead, which may be many megabytes,
+    /// is turned off. For a process that has less memory than data.
+    Sparing,
+}
+
 /// A reader of a range of a file through a window.
 ///
 /// ```
 /// use std::path::Path;
-/// use terrace_io::{FileSystem, MemoryFileSystem, OpenMode, ScanReader};
+/// use terrace_io::{CacheUse, FileSystem, MemoryFileSystem, OpenMode, ScanReader};
 /// # fn main() -> terrace_io::Result<()> {
 /// let file = MemoryFileSystem::new().open(Path::new("a"), OpenMode::CreateNew)?;
 /// file.write_at(b"one two three", 0)?;
-/// let mut reader = ScanReader::new(file, 0..13, ScanReader::WINDOW_BYTES, false);
+/// let mut reader = ScanReader::new(file, 0..13, ScanReader::WINDOW_BYTES, CacheUse::Keep);
 /// let (buffer, range) = reader.read(4, 3)?;
 /// assert_eq!(&buffer[range], b"two");
 /// # Ok(())
@@ -31,7 +43,7 @@ pub struct ScanReader {
     /// What may be read.
     range: Range<u64>,
     window_bytes: usize,
-    drop_behind: bool,
+    cache_use: CacheUse,
     /// The bytes of `window`. Shared with those who still hold what they read.
     buffer: Arc<Vec<u8>>,
     /// What the buffer holds of the file; empty before the first read and after a failed one.
@@ -44,14 +56,21 @@ impl ScanReader {
     /// A window that is large enough for full throughput.
     pub const WINDOW_BYTES: usize = 512 * 1024;
 
+    /// A window that takes little memory, at some cost in throughput.
+    pub const SMALL_WINDOW_BYTES: usize = 128 * 1024;
+
     /// A reader of `range`, in windows of `window_bytes` (or more, where one read asks for more).
-    pub fn new(file: Arc<dyn File>, range: Range<u64>, window_bytes: usize, drop_behind: bool) -> Self {
-        file.advise(Advice::Sequential, range.start, range.end.saturating_sub(range.start));
+    pub fn new(file: Arc<dyn File>, range: Range<u64>, window_bytes: usize, cache_use: CacheUse) -> Self {
+        let advice = match cache_use {
+            CacheUse::Keep | CacheUse::DropBehind => Advice::Sequential,
+            CacheUse::Sparing => Advice::Random,
+        };
+        file.advise(advice, range.start, range.end.saturating_sub(range.start));
         ScanReader {
             file,
             range,
             window_bytes: window_bytes.max(1),
-            drop_behind,
+            cache_use,
             buffer: Arc::new(Vec::new()),
             window: 0..0,
             ahead: 0..0,
@@ -133,7 +152,7 @@ impl ScanReader {
     }
 
     fn forget(&self, range: Range<u64>) {
-        if self.drop_behind && range.start < range.end {
+        if self.cache_use != CacheUse::Keep && range.start < range.end {
             self.file.advise(Advice::DontNeed, range.start, range.end - range.start);
         }
     }
@@ -184,7 +203,7 @@ mod tests {
     fn a_scan_forwards_reads_each_window_once_and_ahead() {
         let all = bytes(3500);
         let (fs, file) = recorded(&all);
-        let mut reader = ScanReader::new(file, 100..3400, 1000, true);
+        let mut reader = ScanReader::new(file, 100..3400, 1000, CacheUse::DropBehind);
         assert_eq!(fs.take(), [Call::Advise(Advice::Sequential, 100, 3300)]);
         for offset in (100..3400).step_by(100) {
             check(&mut reader, &all, offset, 100);
@@ -210,7 +229,7 @@ mod tests {
     fn a_scan_backwards_does_the_same() {
         let all = bytes(3500);
         let (fs, file) = recorded(&all);
-        let mut reader = ScanReader::new(file, 100..3400, 1000, true);
+        let mut reader = ScanReader::new(file, 100..3400, 1000, CacheUse::DropBehind);
         fs.take();
         for offset in (100..3400).step_by(100).rev() {
             check(&mut reader, &all, offset, 100);
@@ -236,7 +255,7 @@ mod tests {
     fn any_order_and_size_gives_the_right_bytes() {
         let all = bytes(20_000);
         let fs = MemoryFileSystem::new();
-        let mut reader = ScanReader::new(file(&fs, &all), 0..20_000, 512, true);
+        let mut reader = ScanReader::new(file(&fs, &all), 0..20_000, 512, CacheUse::DropBehind);
         let mut random = 1u64;
         let mut held = Vec::new();
         for step in 0..5000 {
@@ -257,7 +276,7 @@ mod tests {
     fn a_buffer_is_reused_unless_it_is_held() {
         let all = bytes(4000);
         let fs = MemoryFileSystem::new();
-        let mut reader = ScanReader::new(file(&fs, &all), 0..4000, 1000, false);
+        let mut reader = ScanReader::new(file(&fs, &all), 0..4000, 1000, CacheUse::Keep);
         let address = |reader: &mut ScanReader, offset| Arc::as_ptr(&reader.read(offset, 10).unwrap().0);
         let first = address(&mut reader, 0);
         assert_eq!(address(&mut reader, 1000), first);
@@ -270,7 +289,7 @@ mod tests {
     fn a_large_buffer_is_not_kept() {
         let all = bytes(100_000);
         let fs = MemoryFileSystem::new();
-        let mut reader = ScanReader::new(file(&fs, &all), 0..100_000, 1000, false);
+        let mut reader = ScanReader::new(file(&fs, &all), 0..100_000, 1000, CacheUse::Keep);
         check(&mut reader, &all, 0, 90_000);
         check(&mut reader, &all, 95_000, 10);
         assert!(reader.buffer.capacity() < 10_000);
@@ -281,7 +300,7 @@ mod tests {
         let all = bytes(1000);
         let fs = MemoryFileSystem::new();
         let file = file(&fs, &all);
-        let mut reader = ScanReader::new(Arc::clone(&file), 100..900, 512, false);
+        let mut reader = ScanReader::new(Arc::clone(&file), 100..900, 512, CacheUse::Keep);
         for (offset, len) in [(99, 1), (900, 1), (899, 2), (u64::MAX, 2), (100, usize::MAX)] {
             let refused = reader.read(offset, len);
             assert!(matches!(refused, Err(Error::Corruption { .. })), "{len} bytes at {offset}: {refused:?}");
@@ -289,7 +308,7 @@ mod tests {
         assert_eq!(reader.read(900, 0).unwrap().1, 0..0);
 
         // The range is wrong: an absurd length allocates nothing, and a window at the end says that it is damaged.
-        let mut reader = ScanReader::new(file, 0..u64::MAX, 512, false);
+        let mut reader = ScanReader::new(file, 0..u64::MAX, 512, CacheUse::Keep);
         for (offset, len) in [(0, usize::MAX / 2), (0, 1001), (999, 2), (5000, 1)] {
             assert!(reader.read(offset, len).unwrap_err().is_corruption(), "{len} bytes at {offset}");
         }
@@ -299,7 +318,7 @@ mod tests {
     fn a_failed_read_is_not_mistaken_for_a_window() {
         let all = bytes(4000);
         let fs = FaultFileSystem::new(Arc::new(MemoryFileSystem::new()));
-        let mut reader = ScanReader::new(file(&fs, &all), 0..4000, 1000, false);
+        let mut reader = ScanReader::new(file(&fs, &all), 0..4000, 1000, CacheUse::Keep);
         check(&mut reader, &all, 0, 10);
         fs.add(FaultRule::on(Operation::Read).kind(FaultKind::ShortRead).times(3));
         fs.add(FaultRule::on(Operation::Read).once());

@@ -2,15 +2,21 @@
 //!
 //! Bytes are collected into chunks of 2 MiB that start on multiples of their size, so that the file system gets
 //! large aligned writes, and the device is set to work on each chunk as soon as it is handed over, so that the
-//! final sync has little left to wait for. One thread owns a writer; nobody reads the file before
-//! [`SequentialWriter::finish`].
+//! final sync has little left to wait for. Bytes that nobody is expected to read soon can be kept out of the page cache;
+//! then a chunk goes out in several writes, since the page cache lets go of whole writes only. One thread owns a writer;
+//! nobody reads the file before [`SequentialWriter::finish`].
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::{Error, File, FileSystem, OpenMode, Result, write_all_at};
+use crate::{Advice, Error, File, FileSystem, OpenMode, Result, write_all_at, write_all_uncached_at};
 
 const CHUNK_BYTES: usize = SequentialWriter::CHUNK_BYTES;
+
+/// So far behind the last write the device is expected to have what was written: where the page cache could not be told
+/// to let go of it by itself, it is told now.
+const LAG_BYTES: u64 = 2 * CHUNK_BYTES as u64;
 
 /// The writer of a new file.
 ///
@@ -37,6 +43,10 @@ pub struct SequentialWriter {
     written: u64,
     /// What comes next, less than a chunk. Grows with what is appended: a small table has a small buffer.
     buffer: Vec<u8>,
+    /// The parts of the file that the page cache is to let go of, ascending, those in the buffer included.
+    uncached: Vec<Range<u64>>,
+    /// How many of them it was told about.
+    told: usize,
     /// The first failure.
     failure: Option<Error>,
 }
@@ -49,7 +59,14 @@ impl SequentialWriter {
     /// Creates the file, which must not exist yet.
     pub fn create(fs: &dyn FileSystem, path: &Path) -> Result<Self> {
         let file = fs.open(path, OpenMode::CreateNew)?;
-        Ok(SequentialWriter { file, written: 0, buffer: Vec::new(), failure: None })
+        Ok(SequentialWriter {
+            file,
+            written: 0,
+            buffer: Vec::new(),
+            uncached: Vec::new(),
+            told: 0,
+            failure: None,
+        })
     }
 
     /// Appends bytes. They may stay in the buffer until more come, or until the end.
@@ -74,6 +91,16 @@ impl SequentialWriter {
         Ok(())
     }
 
+    /// Appends bytes that the page cache is to let go of once they are on the device.
+    pub fn append_uncached(&mut self, bytes: &[u8]) -> Result<()> {
+        let (start, end) = (self.position(), self.position() + bytes.len() as u64);
+        match self.uncached.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => self.uncached.push(start..end),
+        }
+        self.append(bytes)
+    }
+
     /// How many bytes have been appended: where the next ones go.
     pub fn position(&self) -> u64 {
         self.written + self.buffer.len() as u64
@@ -85,6 +112,9 @@ impl SequentialWriter {
         self.check()?;
         self.write_buffer()?;
         self.file.sync()?;
+        // What was told before was perhaps not on the device then.
+        self.told = 0;
+        self.forget(self.written);
         Ok(self.written)
     }
 
@@ -103,14 +133,41 @@ impl SequentialWriter {
     /// Writes at the end of what is written. The writer has failed for good if this does.
     fn write_chunks(&mut self, bytes: &[u8]) -> Result<()> {
         for chunk in bytes.chunks(CHUNK_BYTES) {
-            if let Err(error) = write_all_at(&*self.file, chunk, self.written) {
+            if let Err(error) = self.write_chunk(chunk) {
                 self.failure = Some(error.clone());
                 return Err(error);
             }
             self.file.start_writeback(self.written, chunk.len() as u64);
             self.written += chunk.len() as u64;
+            self.forget(self.written.saturating_sub(LAG_BYTES));
         }
         Ok(())
+    }
+
+    /// Writes each stretch of a chunk as it is to be kept.
+    fn write_chunk(&self, mut chunk: &[u8]) -> Result<()> {
+        let mut offset = self.written;
+        let first = self.uncached.partition_point(|range| range.end <= offset);
+        for range in &self.uncached[first..] {
+            let cached_len = range.start.saturating_sub(offset).min(chunk.len() as u64) as usize;
+            let (cached, rest) = chunk.split_at(cached_len);
+            write_all_at(&*self.file, cached, offset)?;
+            offset += cached_len as u64;
+            let uncached_len = (range.end - range.start.max(offset)).min(rest.len() as u64) as usize;
+            let (uncached, rest) = rest.split_at(uncached_len);
+            write_all_uncached_at(&*self.file, uncached, offset)?;
+            offset += uncached_len as u64;
+            chunk = rest;
+        }
+        write_all_at(&*self.file, chunk, offset)
+    }
+
+    /// Has the page cache let go of what it should, below `end`.
+    fn forget(&mut self, end: u64) {
+        while let Some(range) = self.uncached.get(self.told).filter(|range| range.end <= end) {
+            self.file.advise(Advice::DontNeed, range.start, range.end - range.start);
+            self.told += 1;
+        }
     }
 }
 
@@ -154,6 +211,53 @@ mod tests {
             assert_eq!(fs.take(), calls, "pieces of {piece}");
             assert!(fs.memory.file_bytes(Path::new(PATH)).unwrap() == expected, "pieces of {piece}");
         }
+    }
+
+    #[test]
+    fn what_is_not_to_be_cached_is_written_apart() {
+        let expected = bytes(CHUNK_BYTES + 50_000);
+        let fs = Recorder::default();
+        let mut writer = SequentialWriter::create(&fs, Path::new(PATH)).unwrap();
+        let (cached, uncached) = (0..10_000, 10_000..30_000);
+        writer.append(&expected[cached]).unwrap();
+        writer.append_uncached(&expected[uncached.start..20_000]).unwrap();
+        writer.append_uncached(&expected[20_000..uncached.end]).unwrap();
+        writer.append(&expected[uncached.end..CHUNK_BYTES - 1000]).unwrap();
+        // Across the border of two chunks.
+        writer.append_uncached(&expected[CHUNK_BYTES - 1000..CHUNK_BYTES + 2000]).unwrap();
+        writer.append(&expected[CHUNK_BYTES + 2000..]).unwrap();
+        assert_eq!(writer.finish().unwrap(), expected.len() as u64);
+        let calls = [
+            Call::Write(0, 10_000),
+            Call::WriteUncached(10_000, 20_000),
+            Call::Write(30_000, CHUNK_BYTES - 31_000),
+            Call::WriteUncached(CHUNK - 1000, 1000),
+            Call::StartWriteback(0, CHUNK),
+            Call::WriteUncached(CHUNK, 2000),
+            Call::Write(CHUNK + 2000, 48_000),
+            Call::StartWriteback(CHUNK, 50_000),
+            Call::Sync,
+            Call::Advise(Advice::DontNeed, 10_000, 20_000),
+            Call::Advise(Advice::DontNeed, CHUNK - 1000, 3000),
+        ];
+        assert_eq!(fs.take(), calls);
+        assert!(fs.memory.file_bytes(Path::new(PATH)).unwrap() == expected);
+    }
+
+    #[test]
+    fn what_is_not_cached_is_forgotten_along_the_way() {
+        let expected = bytes(4 * CHUNK_BYTES);
+        let fs = Recorder::default();
+        let mut writer = SequentialWriter::create(&fs, Path::new(PATH)).unwrap();
+        for piece in expected.chunks(CHUNK_BYTES / 4) {
+            writer.append(&piece[..4096]).unwrap();
+            writer.append_uncached(&piece[4096..]).unwrap();
+        }
+        let forgotten =
+            fs.take().into_iter().filter(|call| matches!(call, Call::Advise(Advice::DontNeed, ..)));
+        assert_eq!(forgotten.count(), 8, "of the first two chunks of four");
+        writer.finish().unwrap();
+        assert!(fs.memory.file_bytes(Path::new(PATH)).unwrap() == expected);
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use terrace_io::{
-    Advice, Error, FaultFileSystem, File, FileSystem, LogFile, Medium, MemoryFileSystem, OpenMode, Operation,
-    OsFileSystem, Result, ScanReader, SequentialWriter, read_exact_at, read_exact_past_cache_at,
+    Advice, CacheUse, Error, FaultFileSystem, File, FileSystem, LogFile, Medium, MemoryFileSystem, OpenMode,
+    Operation, OsFileSystem, Result, ScanReader, SequentialWriter, read_exact_at, read_exact_past_cache_at,
     write_all_at,
 };
 
@@ -567,7 +567,7 @@ fn the_paths_on_top_work_together(fs: &dyn FileSystem, directory: &Path) {
     assert_eq!(writer.finish().unwrap(), 5_000_000);
     let file = fs.open(&table, OpenMode::Read).unwrap();
     assert!(*file.map(5_000_000).unwrap() == *bytes);
-    let mut reader = ScanReader::new(file, 0..5_000_000, ScanReader::WINDOW_BYTES, true);
+    let mut reader = ScanReader::new(file, 0..5_000_000, ScanReader::WINDOW_BYTES, CacheUse::DropBehind);
     for (index, expected) in bytes.chunks(10_007).enumerate() {
         let (buffer, range) = reader.read(index as u64 * 10_007, expected.len()).unwrap();
         assert!(buffer[range] == *expected, "piece {index}");

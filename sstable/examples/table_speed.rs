@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
-use terrace_io::{FileSystem, OsFileSystem, Result};
+use terrace_io::{CacheUse, FileSystem, OsFileSystem, Result};
 use terrace_sstable::*;
 
 /// Gets in a round.
@@ -43,7 +43,7 @@ fn main() -> Result<()> {
         let cache = (compression == Compression::Snappy).then(|| Arc::new(BlockCache::new(1 << 30)));
         let context = TableContext { cache, ..TableContext::new(fs.clone(), dir.path()) };
         let table = Table::new(Arc::new(context), meta);
-        let stream = ScanMode::Stream { drop_behind: false };
+        let stream = ScanMode::Stream(CacheUse::Keep);
         let scans = [
             ("scan, first", 1, ScanMode::Mapping),
             ("scan, mapping", 10, ScanMode::Mapping),

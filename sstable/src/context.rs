@@ -1,13 +1,13 @@
 //! What tables share, and what becomes of one that nobody uses any more.
 
 use std::fmt::Debug;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use terrace_io::{FileSystem, Region};
 
-use crate::{BlockCache, TableCounters};
+use crate::{BlockCache, Pins, TableCounters};
 
 /// How point reads get at data blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,15 +67,20 @@ pub struct TableContext {
     pub cache: Option<Arc<BlockCache>>,
     /// Told of every table that nobody uses any more.
     pub reclaim: Option<Arc<dyn Reclaim>>,
-    /// How point reads get at data blocks.
-    pub point_reads: PointReads,
-    /// What the system is told about mappings.
-    pub advice: Advice,
+    /// How point reads get at data blocks of tables that are opened from here on.
+    pub point_reads: Setting<PointReads>,
+    /// What the system is told about mappings that are made from here on.
+    pub advice: Setting<Advice>,
     /// Tables of at most so many bytes are read into the heap as a whole.
     pub heap_table_bytes: u64,
     /// Whether gets go by locators. They are the fastest way where all of them stay in memory, and the worst where they
     /// take it from the data: a filter and fences are a third as large. May be changed at any time.
     pub uses_locators: AtomicBool,
+    /// Whether gets tell the system which pages of a mapping they use: so that it keeps those, where it has to take pages
+    /// back. May be changed at any time.
+    pub marks_use: AtomicBool,
+    /// How much metadata may be kept in memory by [`Table::pin_metadata`](crate::Table::pin_metadata).
+    pub pins: Arc<Pins>,
     /// Counts what happens in the tables.
     pub counters: Arc<TableCounters>,
 }
@@ -89,12 +94,36 @@ impl TableContext {
             dir: dir.into(),
             cache: None,
             reclaim: None,
-            point_reads: PointReads::Auto,
-            advice: Advice::Auto,
+            point_reads: PointReads::Auto.into(),
+            advice: Advice::Auto.into(),
             heap_table_bytes: 16 * 1024,
             uses_locators: AtomicBool::new(true),
+            marks_use: AtomicBool::new(false),
+            pins: Arc::default(),
             counters: Arc::new(TableCounters::new()),
         }
+    }
+}
+
+/// Something that is chosen and may be chosen anew at any time.
+#[derive(Debug, Default)]
+pub struct Setting<T>(Mutex<T>);
+
+impl<T: Copy> Setting<T> {
+    /// What it is.
+    pub fn get(&self) -> T {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Chooses anew.
+    pub fn set(&self, value: T) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = value;
+    }
+}
+
+impl<T> From<T> for Setting<T> {
+    fn from(value: T) -> Setting<T> {
+        Setting(Mutex::new(value))
     }
 }
 
@@ -105,13 +134,54 @@ pub trait Reclaim: Send + Sync + Debug {
     fn reclaim(&self, remains: TableRemains);
 }
 
-/// What is left of a table. Dropping it unmaps the file.
+/// What is left of a table.
 #[derive(Debug)]
 pub struct TableRemains {
-    /// The file.
-    pub path: PathBuf,
-    /// Whether the table was marked obsolete, so that the file is to be removed.
-    pub obsolete: bool,
+    file: Arc<TableFile>,
     /// What was mapped or read of the file, if it had been opened.
-    pub region: Option<Region>,
+    region: Option<Region>,
+}
+
+impl TableRemains {
+    pub(crate) fn new(file: Arc<TableFile>, region: Option<Region>) -> TableRemains {
+        TableRemains { file, region }
+    }
+
+    /// Unmaps the file, and says which file is to be removed now: that of a table that was marked obsolete, once no other
+    /// [`Table`](crate::Table) has it.
+    pub fn dispose(self) -> Option<PathBuf> {
+        // Unmapped first: some systems keep mapped files undeletable.
+        drop(self.region);
+        let is_last = self.file.tables.fetch_sub(1, Ordering::AcqRel) == 1;
+        (is_last && self.file.is_obsolete()).then(|| self.file.path.to_path_buf())
+    }
+}
+
+/// The file that tables read: several, if it is to be read in another way from some time on.
+#[derive(Debug)]
+pub(crate) struct TableFile {
+    pub(crate) path: Arc<Path>,
+    is_obsolete: AtomicBool,
+    /// How many tables have it, or what is left of them.
+    tables: AtomicUsize,
+}
+
+impl TableFile {
+    pub(crate) fn new(path: Arc<Path>) -> Arc<TableFile> {
+        Arc::new(TableFile { path, is_obsolete: AtomicBool::new(false), tables: AtomicUsize::new(0) })
+    }
+
+    /// For one more table.
+    pub(crate) fn for_table(self: Arc<Self>) -> Arc<TableFile> {
+        self.tables.fetch_add(1, Ordering::Relaxed);
+        self
+    }
+
+    pub(crate) fn mark_obsolete(&self) {
+        self.is_obsolete.store(true, Ordering::Release);
+    }
+
+    fn is_obsolete(&self) -> bool {
+        self.is_obsolete.load(Ordering::Acquire)
+    }
 }

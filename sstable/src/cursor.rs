@@ -1,6 +1,6 @@
 //! The cursor over entries in internal order, which everything that scans is built from.
 
-use terrace_io::Result;
+use terrace_io::{CacheUse, Result};
 
 use crate::{Kind, Slice};
 
@@ -41,6 +41,11 @@ pub trait Cursor {
     fn key_slice(&self) -> Slice;
     /// The value, pinned: it stays after the cursor has moved on.
     fn value_slice(&self) -> Slice;
+    /// Whether the entry was in memory before the cursor read it, and not only in passing: then others use it. Told by
+    /// cursors that read sparingly ([`CacheUse::Sparing`]); the others say yes.
+    fn was_resident(&self) -> bool {
+        true
+    }
 }
 
 impl<C: Cursor + ?Sized> Cursor for Box<C> {
@@ -86,6 +91,9 @@ impl<C: Cursor + ?Sized> Cursor for Box<C> {
     fn value_slice(&self) -> Slice {
         (**self).value_slice()
     }
+    fn was_resident(&self) -> bool {
+        (**self).was_resident()
+    }
 }
 
 /// How a cursor gets at data blocks.
@@ -98,8 +106,5 @@ pub enum ScanMode {
     /// Like point reads, however far it goes.
     Mapping,
     /// Through a window of its own from the start, every block checked: for compaction and backup.
-    Stream {
-        /// Tells the page cache to forget what was passed.
-        drop_behind: bool,
-    },
+    Stream(CacheUse),
 }

@@ -236,6 +236,10 @@ impl<C: Cursor> Cursor for MergeCursor<C> {
     fn value_slice(&self) -> Slice {
         self.current().value_slice()
     }
+
+    fn was_resident(&self) -> bool {
+        self.current().was_resident()
+    }
 }
 
 #[cfg(test)]

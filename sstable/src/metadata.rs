@@ -56,6 +56,8 @@ pub(crate) struct Metadata {
     verified: Bits,
     /// How many chunks were found right.
     verifications: AtomicU32,
+    /// What most gets need some part of begins here.
+    needed_from: usize,
     /// Where the file is, to read a chunk once more if it is wrong.
     source: Option<(Arc<dyn FileSystem>, Arc<TableCounters>)>,
     /// The metadata region as the device has it, once a chunk was found wrong and that could be read.
@@ -78,6 +80,7 @@ impl Metadata {
             table_id: footer.table_id,
             verified: Bits::new(chunks),
             verifications: AtomicU32::new(0),
+            needed_from: 0,
             source: None,
             second: OnceLock::new(),
             told: AtomicBool::new(false),
@@ -88,6 +91,16 @@ impl Metadata {
     /// From here on a chunk that is wrong is read once more from the device. That it is right there is counted once.
     pub(crate) fn set_source(&mut self, fs: Arc<dyn FileSystem>, counters: Arc<TableCounters>) {
         self.source = Some((fs, counters));
+    }
+
+    /// Nothing before `at` is needed as a rule, so that it is not read ahead either.
+    pub(crate) fn set_needed_from(&mut self, at: usize) {
+        self.needed_from = at;
+    }
+
+    /// What is needed as a rule, as a range of the region that holds it, to its end.
+    pub(crate) fn needed(&self) -> Range<usize> {
+        self.start + self.needed_from..self.region.len()
     }
 
     /// The region that holds it.
@@ -195,7 +208,7 @@ impl Metadata {
         }
         self.verified.insert(chunk);
         if self.verifications.fetch_add(1, Ordering::Relaxed) + 1 == CHUNKS_READ_SINGLY {
-            self.region.advise(Advice::WillNeed, self.start..self.start + self.len);
+            self.region.advise(Advice::WillNeed, self.needed());
         }
         Ok(())
     }

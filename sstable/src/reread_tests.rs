@@ -1,7 +1,7 @@
 //! A page cache that is wrong about a file: whatever byte of a table it gets wrong, every read gives what the device
 //! has, and what is wrong on the device too is an error.
 
-use terrace_io::PAGE_BYTES;
+use terrace_io::{CacheUse, PAGE_BYTES};
 
 use super::*;
 use crate::flawed::Flaws;
@@ -15,7 +15,7 @@ fn contexts(tables: &Tables, flaws: &Arc<Flaws>) -> Vec<Arc<TableContext>> {
     vec![
         Arc::new(context()),
         Arc::new(TableContext { heap_table_bytes: u64::MAX, ..context() }),
-        Arc::new(TableContext { point_reads: PointReads::Pread, ..context() }),
+        Arc::new(TableContext { point_reads: PointReads::Pread.into(), ..context() }),
     ]
 }
 
@@ -71,7 +71,7 @@ fn what_the_device_has_wrong_is_an_error() {
     tables.replace(bytes);
     for context in contexts(&tables, &Arc::default()) {
         let table = Table::new(Arc::clone(&context), meta.clone());
-        let mut cursor = table.cursor(ScanMode::Stream { drop_behind: false });
+        let mut cursor = table.cursor(ScanMode::Stream(CacheUse::Keep));
         let mut step = cursor.seek_to_first();
         while step.is_ok() && cursor.valid() {
             step = cursor.next();

@@ -167,6 +167,10 @@ impl Cursor for RunCursor {
     fn value_slice(&self) -> Slice {
         self.cursor().value_slice()
     }
+
+    fn was_resident(&self) -> bool {
+        self.cursor().was_resident()
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use terrace_io::{
-    Checksum, Error, File, FileSystem, OpenMode, PAGE_BYTES, Result, ScanReader, read_exact_at,
+    CacheUse, Checksum, Error, File, FileSystem, OpenMode, PAGE_BYTES, Result, ScanReader, read_exact_at,
     read_exact_past_cache_at,
 };
 
@@ -117,7 +117,8 @@ impl TableSalvage {
             Some(storage) => Blocks::Fences { storage: Box::new(storage), index: 0, end: 0 },
             None => Blocks::Checksums { at: 0, end: data_end, is_cut: footer.is_err() },
         };
-        let reader = ScanReader::new(Arc::clone(&file), 0..data_end, ScanReader::WINDOW_BYTES, true);
+        let reader =
+            ScanReader::new(Arc::clone(&file), 0..data_end, ScanReader::WINDOW_BYTES, CacheUse::DropBehind);
         Ok(TableSalvage {
             file,
             file_len,

@@ -18,6 +18,7 @@ use crate::filter::{self, Filter};
 use crate::footer::{FOOTER_BYTES, Footer, KIND_FENCES, KIND_LOCATOR, KIND_PROPERTIES, MetadataBlock};
 use crate::locator::{LINE_BYTES, Location, Locator, Lookup};
 use crate::metadata::{Bits, Metadata};
+use crate::pins::Pinned;
 use crate::{Compression, Properties, TableMeta, reread};
 
 /// An open table file.
@@ -38,6 +39,8 @@ pub(crate) struct Storage {
     is_paged: bool,
     /// Bytes of an entry, on average.
     entry_len: usize,
+    /// The metadata that is kept in memory, if it is.
+    pinned: OnceLock<Pinned>,
     /// Whether it was told that memory and the device disagree about a block.
     told: AtomicBool,
     path: Arc<Path>,
@@ -145,6 +148,14 @@ impl Storage {
         };
         let mut storage = Storage::from_region(footer, region, region_offset, file, path.clone(), false)?;
         storage.metadata.set_source(context.fs.clone(), context.counters.clone());
+        if !context.uses_locators.load(Ordering::Relaxed)
+            && let Some(locator) = storage.locator_place()
+            && locator.offset == 0
+        {
+            // It comes first, and is the larger part.
+            let len = locator.len as usize;
+            storage.metadata.set_needed_from(len);
+        }
         Ok(storage)
     }
 
@@ -205,6 +216,7 @@ impl Storage {
             locator: OnceLock::new(),
             is_paged,
             entry_len,
+            pinned: OnceLock::new(),
             told: AtomicBool::new(false),
             path,
         })
@@ -267,6 +279,35 @@ impl Storage {
     fn place_of(&self, block: Option<&MetadataBlock>) -> Range<u64> {
         let offset = self.footer.meta_offset();
         block.map_or(0..0, |block| offset + block.offset..offset + block.offset + block.len)
+    }
+
+    /// Tells the system that a block is in use, which a get has just read.
+    #[cold]
+    pub(crate) fn mark_used(&self, index: usize) {
+        if let Some(start) = self.is_paged.then_some(index * PAGE_BYTES) {
+            self.metadata.region().mark_used(start);
+        }
+    }
+
+    /// Tells the system how its mapping will be used from here on, as the context has it now.
+    pub(crate) fn advise(&self, context: &TableContext) {
+        let region = self.metadata.region();
+        region.advise(context.advice.get().of_data(), 0..region.len());
+    }
+
+    /// Keeps in memory what gets need of the metadata, if that is not done yet and there is room for it.
+    pub(crate) fn pin_metadata(&self, context: &TableContext) -> Result<()> {
+        let region = self.metadata.region();
+        if self.pinned.get().is_some() || !region.is_mapped() {
+            return Ok(());
+        }
+        let range = self.metadata.needed();
+        let pin = || context.fs.open(&self.path, OpenMode::Read)?.pin(region, range.clone());
+        if let Some(pinned) = context.pins.pin(range.len() as u64, pin) {
+            // Two may have pinned the same; what the second did had no effect, and is counted no more once it is dropped.
+            let _ = self.pinned.set(pinned?);
+        }
+        Ok(())
     }
 
     /// Gives back what holds the file's bytes.
@@ -559,7 +600,7 @@ fn whole_region(context: &TableContext, path: &Path, file: &dyn File, len: u64) 
     if len <= context.heap_table_bytes {
         return Ok(Some(Region::from_vec(read(file, 0, len, false)?)));
     }
-    let unsafe_because = match context.point_reads {
+    let unsafe_because = match context.point_reads.get() {
         PointReads::Pread => return Ok(None),
         PointReads::Mmap => None,
         PointReads::Auto => match context.fs.medium(path.parent().unwrap_or(path))? {
@@ -578,7 +619,7 @@ fn whole_region(context: &TableContext, path: &Path, file: &dyn File, len: u64) 
     };
     match mapped {
         Ok(region) => {
-            region.advise(context.advice.of_data(), 0..region.len());
+            region.advise(context.advice.get().of_data(), 0..region.len());
             Ok(Some(region))
         }
         Err(why) => {

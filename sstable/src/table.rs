@@ -7,14 +7,14 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use terrace_io::{Error, PAGE_BYTES, Result};
 
 use crate::block::{BlockHead, EntryHead};
-use crate::context::{TableContext, TableRemains};
+use crate::context::{TableContext, TableFile, TableRemains};
 use crate::key::compare_keys;
 use crate::locator::{self, Locator, Lookup};
 use crate::meta::{parse_table_file_name, table_file_name};
@@ -31,11 +31,10 @@ const RESIDENCY_BELIEVED: Duration = Duration::from_secs(1);
 pub struct Table {
     context: Arc<TableContext>,
     meta: TableMeta,
-    path: Arc<Path>,
+    file: Arc<TableFile>,
     storage: OnceLock<Storage>,
     /// Held while the file is opened, so that it is opened once.
     opening: Mutex<()>,
-    obsolete: AtomicBool,
     /// When it was last asked whether the file is in memory, and the answer.
     residency: Mutex<Option<(Instant, bool)>>,
 }
@@ -45,7 +44,12 @@ impl Table {
     /// is if that fails; the next use tries again.
     pub fn new(context: Arc<TableContext>, meta: TableMeta) -> Arc<Table> {
         let path = context.dir.join(table_file_name(meta.number));
-        Table::at(context, meta, path.into())
+        Table::at(context, meta, TableFile::new(path.into()))
+    }
+
+    /// The same table, to be opened anew: by the path that its context says now. The file stays until both are gone.
+    pub fn again(&self) -> Arc<Table> {
+        Table::at(Arc::clone(&self.context), self.meta.clone(), Arc::clone(&self.file))
     }
 
     /// Opens a table file without a database around it: what the manifest would say comes from the file itself.
@@ -66,20 +70,19 @@ impl Table {
             smallest_key: properties.smallest_key.clone(),
             largest_key: properties.largest_key.clone(),
         };
-        let table = Table::at(context, meta, path);
+        let table = Table::at(context, meta, TableFile::new(path));
         let set = table.storage.set(storage);
         debug_assert!(set.is_ok(), "nobody else has seen the new table");
         Ok(table)
     }
 
-    fn at(context: Arc<TableContext>, meta: TableMeta, path: Arc<Path>) -> Arc<Table> {
+    fn at(context: Arc<TableContext>, meta: TableMeta, file: Arc<TableFile>) -> Arc<Table> {
         Arc::new(Table {
             context,
             meta,
-            path,
+            file: file.for_table(),
             storage: OnceLock::new(),
             opening: Mutex::new(()),
-            obsolete: AtomicBool::new(false),
             residency: Mutex::new(None),
         })
     }
@@ -91,7 +94,7 @@ impl Table {
 
     /// Its file.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.file.path
     }
 
     /// Opens it now, if it is not open: an error says that it cannot be read.
@@ -213,6 +216,9 @@ impl Table {
             if located.has_key(key) {
                 if located.entry.sequence <= snapshot {
                     counters.locator_positive(true);
+                    if self.context.marks_use.load(Ordering::Relaxed) {
+                        storage.mark_used(location.block);
+                    }
                     return Ok(Some(Found::new(located.block, located.entry)));
                 }
                 // The newest version is too new: the others stand behind it, perhaps blocks away.
@@ -247,7 +253,12 @@ impl Table {
             let block = storage.block(&self.context, index, true)?;
             let sought = BlockHead::read(&block).and_then(|head| head.seek(&block, key, snapshot));
             match sought.map_err(|what| storage.damaged_block(index, what))?.entry {
-                Some((entry, true)) => return Ok(Some(Found::new(block, entry))),
+                Some((entry, true)) => {
+                    if self.context.marks_use.load(Ordering::Relaxed) {
+                        storage.mark_used(index);
+                    }
+                    return Ok(Some(Found::new(block, entry)));
+                }
                 Some((_, false)) => return Ok(None),
                 None => {}
             }
@@ -266,7 +277,7 @@ impl Table {
 
     /// Says that the file is not needed any more: when the last reference goes, its [`TableRemains`] say so.
     pub fn mark_obsolete(&self) {
-        self.obsolete.store(true, Ordering::Release);
+        self.file.mark_obsolete();
     }
 
     /// About where in the file `key` stands or would stand, in bytes from the start: the start of its block, or its end if
@@ -316,6 +327,29 @@ impl Table {
         self.storage.get().map(Storage::read_path)
     }
 
+    /// Keeps in memory what gets need of the table's metadata, as long as the table lives: locked, or copied where the
+    /// system allows no more locking. Does nothing if it is done, if [`Pins`](crate::Pins) have no more room, or if the
+    /// file is not mapped: then it is on the heap. Opens the table if it is not open.
+    ///
+    /// # Errors
+    /// If the table cannot be opened, or its metadata neither locked nor copied.
+    pub fn pin_metadata(&self) -> Result<()> {
+        self.storage()?.pin_metadata(&self.context)
+    }
+
+    /// [`Table::read_path`], once nobody is opening the table: after this, it is by what the context says now.
+    pub fn settled_read_path(&self) -> Option<ReadPath> {
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        self.read_path()
+    }
+
+    /// Tells the system anew how the mapping will be used, if there is one: as the context has it now.
+    pub fn advise(&self) {
+        if let Some(storage) = self.storage.get() {
+            storage.advise(&self.context);
+        }
+    }
+
     /// How many bytes of the file's mapping are in memory. `None` if it is not open, not mapped, or the operating
     /// system does not say.
     pub fn resident_bytes(&self) -> Option<u64> {
@@ -363,14 +397,14 @@ impl Table {
         if let Some(storage) = self.storage.get() {
             return Ok(storage);
         }
-        let storage = Storage::open(&self.context, &self.path, Some(&self.meta))?;
+        let storage = Storage::open(&self.context, &self.file.path, Some(&self.meta))?;
         let (properties, meta) = (&storage.properties, &self.meta);
         if properties.entries != meta.entries
             || properties.smallest_key != meta.smallest_key
             || properties.largest_key != meta.largest_key
         {
             let what = "the table's properties are not those that the manifest knows";
-            return Err(Error::corruption(&*self.path, storage.footer.meta_offset(), what));
+            return Err(Error::corruption(&*self.file.path, storage.footer.meta_offset(), what));
         }
         Ok(self.storage.get_or_init(|| storage))
     }
@@ -391,18 +425,18 @@ impl Table {
 impl Drop for Table {
     fn drop(&mut self) {
         if let Some(reclaim) = &self.context.reclaim {
-            reclaim.reclaim(TableRemains {
-                path: self.path.to_path_buf(),
-                obsolete: *self.obsolete.get_mut(),
-                region: self.storage.take().map(Storage::into_region),
-            });
+            let region = self.storage.take().map(Storage::into_region);
+            reclaim.reclaim(TableRemains::new(Arc::clone(&self.file), region));
         }
     }
 }
 
 impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table").field("path", &self.path).field("meta", &self.meta).finish_non_exhaustive()
+        f.debug_struct("Table")
+            .field("path", &self.file.path)
+            .field("meta", &self.meta)
+            .finish_non_exhaustive()
     }
 }
 

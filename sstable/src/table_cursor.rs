@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use terrace_io::{Advice, OpenMode, Result, ScanReader};
+use terrace_io::{Advice, CacheUse, OpenMode, Residency, Result, ScanReader};
 
 use crate::block::{self, BlockHead, EntryHead, Wrong};
 use crate::cursor::{Cursor, ScanMode};
@@ -34,6 +34,10 @@ pub struct TableCursor {
     mode: ScanMode,
     /// Set while it streams.
     reader: Option<ScanReader>,
+    /// Which pages were in memory before it began to read sparingly, if that can be told.
+    residency: Option<Residency>,
+    /// Whether the block that is held was.
+    was_resident: bool,
     /// What streamed blocks are decompressed into, once there was one.
     scratch: Option<Arc<Vec<u8>>>,
     held: Held,
@@ -65,6 +69,8 @@ impl TableCursor {
             table,
             mode,
             reader: None,
+            residency: None,
+            was_resident: true,
             scratch: None,
             held: Held::Nothing,
             head: BlockHead::EMPTY,
@@ -140,7 +146,7 @@ impl TableCursor {
         if !storage.is_whole() {
             if self.run.is_multiple_of(LONG_SCAN_BLOCKS_PREAD) {
                 // As below: the table has a descriptor of its own.
-                self.reader = self.stream(false).ok();
+                self.reader = self.stream(CacheUse::Keep).ok();
             }
             return Ok(());
         }
@@ -162,16 +168,20 @@ impl TableCursor {
         } else if self.run.is_multiple_of(LONG_SCAN_BLOCKS) && !self.table.is_mostly_resident() {
             // Without a descriptor of its own (there may be no more, or the file may be unlinked) the scan goes on as
             // it was.
-            self.reader = self.stream(false).ok();
+            self.reader = self.stream(CacheUse::Keep).ok();
         }
         Ok(())
     }
 
     /// A reader over the data region, through a descriptor of its own.
-    fn stream(&self, drop_behind: bool) -> Result<ScanReader> {
+    fn stream(&self, cache_use: CacheUse) -> Result<ScanReader> {
         let file = self.table.context().fs.open(self.table.path(), OpenMode::Read)?;
         let data_len = self.table.storage()?.footer.data_len;
-        Ok(ScanReader::new(file, 0..data_len, ScanReader::WINDOW_BYTES, drop_behind))
+        let window_bytes = match cache_use {
+            CacheUse::Keep | CacheUse::DropBehind => ScanReader::WINDOW_BYTES,
+            CacheUse::Sparing => ScanReader::SMALL_WINDOW_BYTES,
+        };
+        Ok(ScanReader::new(file, 0..data_len, window_bytes, cache_use))
     }
 
     /// Makes block `index` the current one, if it is not.
@@ -200,10 +210,14 @@ impl TableCursor {
     }
 
     fn hold(&mut self, index: usize) -> Result<Held> {
-        if let ScanMode::Stream { drop_behind } = self.mode
+        if let ScanMode::Stream(cache_use) = self.mode
             && self.reader.is_none()
         {
-            self.reader = Some(self.stream(drop_behind)?);
+            if cache_use == CacheUse::Sparing {
+                // Before the first read, which changes it.
+                self.residency = self.table.storage()?.metadata.region().residency();
+            }
+            self.reader = Some(self.stream(cache_use)?);
         }
         let (storage, context) = (self.table.storage()?, self.table.context());
         let Some(reader) = &mut self.reader else {
@@ -213,6 +227,9 @@ impl TableCursor {
             });
         };
         let extent = storage.extent(index)?;
+        if let Some(residency) = &self.residency {
+            self.was_resident = residency.contains(extent.start as usize);
+        }
         let (buffer, range) = reader.read(extent.start, (extent.end - extent.start) as usize)?;
         let raw = &buffer[range.clone()];
         // What is about to be written again under a new checksum is always checked.
@@ -374,6 +391,11 @@ impl Cursor for TableCursor {
     fn value_slice(&self) -> Slice {
         self.assert_valid();
         self.pinned(self.entry.value_range())
+    }
+
+    fn was_resident(&self) -> bool {
+        self.assert_valid();
+        self.was_resident
     }
 }
 

@@ -28,7 +28,7 @@ fn long_table(tables: &Tables, compression: Compression) -> (Vec<Entry>, Arc<Tab
     let entries: Vec<Entry> =
         (0..20_000_u32).map(|i| put(format!("{i:08}"), 1, i.to_le_bytes().repeat(25))).collect();
     let meta = tables.write(1, &options(compression), &entries);
-    let context = TableContext { point_reads: PointReads::Pread, ..tables.context() };
+    let context = TableContext { point_reads: PointReads::Pread.into(), ..tables.context() };
     (entries, Table::new(Arc::new(context), meta))
 }
 

@@ -132,11 +132,11 @@ fn offsets_grow_with_keys() {
 }
 
 #[derive(Debug, Default)]
-struct Remember(Mutex<Vec<(PathBuf, bool, bool)>>);
+struct Remember(Mutex<Vec<Option<PathBuf>>>);
 
 impl Reclaim for Remember {
     fn reclaim(&self, remains: TableRemains) {
-        self.0.lock().unwrap().push((remains.path, remains.obsolete, remains.region.is_some()));
+        self.0.lock().unwrap().push(remains.dispose());
     }
 }
 
@@ -148,7 +148,7 @@ fn the_last_reference_hands_the_remains_over() {
     let context = Arc::new(TableContext { reclaim: Some(remember.clone()), ..tables.context() });
 
     drop(Table::new(context.clone(), meta.clone()));
-    assert_eq!(remember.0.lock().unwrap().pop(), Some((tables.path(1), false, false)));
+    assert_eq!(remember.0.lock().unwrap().pop(), Some(None));
 
     let table = Table::new(context, meta);
     let cursor = {
@@ -161,7 +161,34 @@ fn the_last_reference_hands_the_remains_over() {
     drop((table, cursor));
     assert!(remember.0.lock().unwrap().is_empty());
     drop(slice);
-    assert_eq!(remember.0.lock().unwrap().pop(), Some((tables.path(1), true, true)));
+    assert_eq!(remember.0.lock().unwrap().pop(), Some(Some(tables.path(1))));
+}
+
+#[test]
+fn a_file_goes_with_the_last_table_that_has_it() {
+    let tables = Tables::new();
+    let meta = tables.write(1, &options(Compression::None), &[put("a", 1, "b")]);
+    let remember = Arc::new(Remember::default());
+    let context = Arc::new(TableContext {
+        reclaim: Some(remember.clone()),
+        point_reads: PointReads::Mmap.into(),
+        heap_table_bytes: 0,
+        ..tables.context()
+    });
+    let first = Table::new(context.clone(), meta);
+    assert_eq!(first.get(b"a", 1).unwrap().unwrap().value(), b"b");
+    let path = first.read_path();
+    context.point_reads.set(PointReads::Pread);
+    let second = first.again();
+    assert_eq!(second.get(b"a", 1).unwrap().unwrap().value(), b"b");
+    assert_eq!((first.read_path(), second.read_path()), (path, Some(ReadPath::Pread)));
+    // Whichever of them is said to be obsolete, the file is.
+    first.mark_obsolete();
+    drop(second);
+    assert_eq!(remember.0.lock().unwrap().pop(), Some(None));
+    assert_eq!(first.get(b"a", 1).unwrap().unwrap().value(), b"b");
+    drop(first);
+    assert_eq!(remember.0.lock().unwrap().pop(), Some(Some(tables.path(1))));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use terrace_io::{Checksum, FileSystem, MemoryFileSystem, PAGE_BYTES, Result};
+use terrace_io::{CacheUse, Checksum, FileSystem, MemoryFileSystem, PAGE_BYTES, Result};
 
 use crate::block_builder::seal;
 use crate::flawed::{Flawed, Flaws};
@@ -87,8 +87,8 @@ impl Tables {
         let contexts = [
             self.context(),
             TableContext { heap_table_bytes: u64::MAX, cache: cache.clone(), ..self.context() },
-            TableContext { point_reads: PointReads::Pread, ..self.context() },
-            TableContext { point_reads: PointReads::Pread, cache, ..self.context() },
+            TableContext { point_reads: PointReads::Pread.into(), ..self.context() },
+            TableContext { point_reads: PointReads::Pread.into(), cache, ..self.context() },
         ];
         contexts.map(Arc::new).into()
     }
@@ -198,11 +198,12 @@ pub(crate) fn options(compression: Compression) -> TableOptions {
 }
 
 pub(crate) const COMPRESSIONS: [Compression; 2] = [Compression::None, Compression::Snappy];
-pub(crate) const MODES: [ScanMode; 4] = [
+pub(crate) const MODES: [ScanMode; 5] = [
     ScanMode::Auto,
     ScanMode::Mapping,
-    ScanMode::Stream { drop_behind: false },
-    ScanMode::Stream { drop_behind: true },
+    ScanMode::Stream(CacheUse::Keep),
+    ScanMode::Stream(CacheUse::DropBehind),
+    ScanMode::Stream(CacheUse::Sparing),
 ];
 
 /// The entry that a cursor stands on.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use terrace_io::{
-    Advice, Error, File, FileSystem, OpenMode, PAGE_BYTES, Result, ScanReader, read_exact_at,
+    Advice, CacheUse, Error, File, FileSystem, OpenMode, PAGE_BYTES, Result, ScanReader, read_exact_at,
     read_exact_past_cache_at,
 };
 
@@ -239,7 +239,8 @@ fn check_entries(file: Arc<dyn File>, storage: &Storage, report: &mut VerifyRepo
     // One with a wrong checksum, which has been told, says nothing about the entries.
     let filter = filter.filter(|_| place.is_some_and(|place| storage.is_intact(place)));
     let data_len = storage.footer.data_len;
-    let mut reader = ScanReader::new(Arc::clone(&file), 0..data_len, ScanReader::WINDOW_BYTES, true);
+    let mut reader =
+        ScanReader::new(Arc::clone(&file), 0..data_len, ScanReader::WINDOW_BYTES, CacheUse::DropBehind);
     let mut seen = Seen::default();
     let mut end_before = 0;
     let count_before = report.damage_count;

@@ -47,7 +47,7 @@ fn read_all(tables: &Tables, meta: Option<&TableMeta>, entries: &[Entry], strict
             Ok(found) => assert!(!strict || found.is_none()),
             Err(error) => check(error),
         }
-        for mode in [ScanMode::Auto, ScanMode::Stream { drop_behind: false }] {
+        for mode in [ScanMode::Auto, ScanMode::Stream(CacheUse::Keep)] {
             for forward in [true, false] {
                 let mut cursor = table.cursor(mode);
                 let mut seen = Vec::new();
@@ -120,7 +120,7 @@ fn every_truncation_is_noticed() {
             tables.replace(good[..len].to_vec());
             assert!(tables.table(&meta).check().unwrap_err().is_corruption());
             for context in
-                [tables.context(), TableContext { point_reads: PointReads::Pread, ..tables.context() }]
+                [tables.context(), TableContext { point_reads: PointReads::Pread.into(), ..tables.context() }]
             {
                 assert!(Table::open_file(Arc::new(context), &tables.path(1)).unwrap_err().is_corruption());
             }

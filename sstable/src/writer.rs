@@ -60,6 +60,9 @@ pub struct TableWriter {
     file: Option<SequentialWriter>,
     options: TableOptions,
     block: BlockBuilder,
+    /// Whether entries that are added are expected to be read soon, and whether any in the block is.
+    is_cached: bool,
+    block_is_cached: bool,
     /// A block being encoded, and the same compressed.
     raw: Vec<u8>,
     compressed: Vec<u8>,
@@ -114,6 +117,8 @@ impl TableWriter {
             file: Some(file),
             options: options.clone(),
             block: BlockBuilder::default(),
+            is_cached: true,
+            block_is_cached: false,
             raw: Vec::new(),
             compressed: Vec::new(),
             encoder: snap::raw::Encoder::new(),
@@ -125,6 +130,12 @@ impl TableWriter {
             last_sequence: 0,
             properties,
         })
+    }
+
+    /// Whether the page cache is to keep the entries that are added from here on (at first: yes). It keeps a block if it
+    /// is to keep any entry of it, and metadata always.
+    pub fn set_cached(&mut self, is_cached: bool) {
+        self.is_cached = is_cached;
     }
 
     /// Adds an entry behind the last one. A caller that may do without the sequence number passes 0, which takes
@@ -154,6 +165,7 @@ impl TableWriter {
                 let added = self.block.try_add(key, sequence, kind, value, limit);
                 debug_assert!(added, "an empty block takes any entry");
             }
+            self.block_is_cached |= self.is_cached;
         }
 
         let properties = &mut self.properties;
@@ -235,7 +247,7 @@ impl TableWriter {
         }
         self.finish_block()?;
         let data_len = self.position();
-        self.append(|this| &ZEROS[..(data_len.next_multiple_of(PAGE_BYTES as u64) - this) as usize])?;
+        self.append(true, |this| &ZEROS[..(data_len.next_multiple_of(PAGE_BYTES as u64) - this) as usize])?;
         self.properties.data_blocks = self.fences.len() as u64;
         self.properties.largest_key = self.last_key.as_slice().into();
 
@@ -319,9 +331,10 @@ impl TableWriter {
     }
 
     /// Appends what `bytes` gives, which is told the position. A failed writer takes nothing more.
-    fn append<'a>(&mut self, bytes: impl FnOnce(u64) -> &'a [u8]) -> Result<()> {
+    fn append<'a>(&mut self, is_cached: bool, bytes: impl FnOnce(u64) -> &'a [u8]) -> Result<()> {
         let file = self.file.as_mut().ok_or_else(failed_before)?;
-        let appended = file.append(bytes(file.position()));
+        let bytes = bytes(file.position());
+        let appended = if is_cached { file.append(bytes) } else { file.append_uncached(bytes) };
         if appended.is_err() {
             self.fail();
         }
@@ -365,7 +378,8 @@ impl TableWriter {
         };
         let mut out = std::mem::take(if is_compressed { &mut self.compressed } else { &mut self.raw });
         seal(&mut out, self.table_id, offset);
-        let appended = self.append(|_| &out);
+        let is_cached = std::mem::take(&mut self.block_is_cached);
+        let appended = self.append(is_cached, |_| &out);
         // Large entries are rare: what one needed is not kept.
         out.clear();
         out.shrink_to(1 << 20);
@@ -400,9 +414,9 @@ impl TableWriter {
         let crc = Checksum::new().u64(self.table_id).u64(offset).bytes(&head[4..]).bytes(value).bytes(zeros);
         head[..4].copy_from_slice(&crc.finish().to_le_bytes());
         self.properties.raw_block_bytes += len as u64;
-        self.append(|_| &head)?;
-        self.append(|_| value)?;
-        self.append(|_| zeros)
+        self.append(self.is_cached, |_| &head)?;
+        self.append(self.is_cached, |_| value)?;
+        self.append(self.is_cached, |_| zeros)
     }
 }
 

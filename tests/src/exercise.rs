@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
 
 use terrace::{Access, Db, Durability, Error, Keyspace};
-use terrace_io::{FileSystem, MemoryFileSystem};
+use terrace_io::{CacheUse, FileSystem, MemoryFileSystem};
 use terrace_sstable::{
     BlockCache, Cursor, PointReads, SEQUENCE_MAX, ScanMode, Table, TableContext, explain, layout, verify,
 };
@@ -86,7 +86,7 @@ pub fn table(bytes: &[u8], keys: &[Vec<u8>]) -> TableOutcome {
     for point_reads in [PointReads::Mmap, PointReads::Pread] {
         let is_heap = point_reads == PointReads::Mmap;
         let context = Arc::new(TableContext {
-            point_reads,
+            point_reads: point_reads.into(),
             heap_table_bytes: 0,
             // Mostly: decompressing a block for every get takes its time.
             cache: (!len.is_multiple_of(4)).then(|| Arc::new(BlockCache::new(64 << 10))),
@@ -103,7 +103,7 @@ pub fn table(bytes: &[u8], keys: &[Vec<u8>]) -> TableOutcome {
         outcome.opened = true;
         let modes = match is_heap {
             true => [ScanMode::Auto, ScanMode::Mapping],
-            false => [ScanMode::Auto, ScanMode::Stream { drop_behind: true }],
+            false => [ScanMode::Auto, ScanMode::Stream(CacheUse::DropBehind)],
         };
         let mut found: Vec<Vec<u8>> = keys.to_vec();
         for (mode, forward) in modes.into_iter().zip([true, false]) {

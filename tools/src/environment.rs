@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::cgroup::MemoryGroup;
-use crate::mounts;
-use crate::root::Root;
+use terrace_io::machine::{Root, find_mount, installed_bytes, limit_bytes, parse_mounts};
 
 /// The machine, the system and the program that produced a report.
 #[derive(Debug, Clone, Serialize)]
@@ -37,12 +35,13 @@ pub struct Environment {
 impl Environment {
     /// Looks around.
     pub fn current() -> Self {
-        let memory_bytes = memory_bytes().unwrap_or(0);
+        let root = Root::system();
+        let memory_bytes = installed_bytes(&root).unwrap_or(0);
         Environment {
             cpu: cpu_model().unwrap_or_else(|| format!("unknown {} processor", std::env::consts::ARCH)),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes,
-            memory_limit_bytes: memory_limit_bytes().filter(|&limit| limit < memory_bytes),
+            memory_limit_bytes: limit_bytes(&root).filter(|&limit| limit < memory_bytes),
             kernel: kernel(),
             terrace: env!("CARGO_PKG_VERSION").to_owned(),
             compiler: env!("TERRACE_BUILT_BY").to_owned(),
@@ -66,7 +65,7 @@ impl FileSystemKind {
     pub fn of(path: &Path) -> Self {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        match mounts::find(&mounts::parse(&mounts), None, &path) {
+        match find_mount(&parse_mounts(&mounts), None, &path) {
             Some(mount) => FileSystemKind { kind: mount.kind.clone(), source: mount.source.clone() },
             None => FileSystemKind { kind: "unknown file system".to_owned(), source: String::new() },
         }
@@ -139,16 +138,6 @@ fn cpu_model() -> Option<String> {
         .or_else(|| value("Model"))
         .or_else(|| value("Hardware"))
         .or_else(|| value("cpu model"))
-}
-
-fn memory_bytes() -> Option<u64> {
-    kibibytes_after(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
-}
-
-fn memory_limit_bytes() -> Option<u64> {
-    let root = Root::system();
-    let mounts = mounts::parse(&root.text("/proc/self/mountinfo").ok()?);
-    Some(MemoryGroup::of_this_process(&root, &mounts).ok()?.limit?.bytes)
 }
 
 fn kernel() -> String {

@@ -3,21 +3,18 @@
 //! [`tool`] gives every binary the same manners: errors, exit codes, a quiet end when a pipe closes. [`notation`]
 //! turns keys and values into text and back, [`bounds`] arguments into ranges; [`figures`], [`columns`] and
 //! [`calendar`] print numbers, tables and times, [`progress`] a bar; [`environment`] says what machine a report comes
-//! from. [`doctor`] finds out what on this machine matters to a database and what to change, from [`root`], [`mounts`] and
-//! [`cgroup`]. [`ycsb`] is the workload driver itself: the binary of that name only reads its arguments and prints.
+//! from. [`doctor`] finds out what on this machine matters to a database and what to change. [`ycsb`] is the workload
+//! driver itself: the binary of that name only reads its arguments and prints.
 
 #![forbid(unsafe_code)]
 
 pub mod bounds;
 pub mod calendar;
-pub mod cgroup;
 pub mod columns;
 pub mod doctor;
 pub mod environment;
 pub mod figures;
-pub mod mounts;
 pub mod notation;
 pub mod progress;
-pub mod root;
 pub mod tool;
 pub mod ycsb;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use terrace_io::{Advice, PAGE_BYTES, ScanReader};
+use terrace_io::{Advice, CacheUse, PAGE_BYTES, ScanReader};
 
 use crate::paths::series::{Case, take_turns};
 use crate::paths::subject::{Subject, touch_lines};
@@ -54,7 +54,7 @@ fn measure(group: Group, settings: &Settings, prepare: fn(&Subject) -> Outcome<(
     for window in WINDOWS {
         cases.push(Case::new(window_name(window), move || {
             prepare(subject)?;
-            let mut reader = ScanReader::new(subject.open()?, 0..subject.len, window, false);
+            let mut reader = ScanReader::new(subject.open()?, 0..subject.len, window, CacheUse::Keep);
             let (started, mut read) = (Instant::now(), 0);
             for offset in pages() {
                 let (buffer, range) = reader.read(offset, PAGE_BYTES)?;

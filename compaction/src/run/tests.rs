@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
-use terrace_io::{CrashPolicy, FaultFileSystem, FaultKind, FaultRule, MemoryFileSystem, Operation};
+use terrace_io::{CacheUse, CrashPolicy, FaultFileSystem, FaultKind, FaultRule, MemoryFileSystem, Operation};
 use terrace_sstable::{Compression, SEQUENCE_MAX, ScanMode, Table, TableContext};
 
 use super::*;
@@ -24,6 +24,7 @@ struct Bench {
     fs: Arc<dyn FileSystem>,
     next_number: AtomicU64,
     options: TableOptions,
+    cache_use: CacheUse,
     /// How many threads a job may take.
     threads: usize,
     /// Where jobs are divided, if not where they should be.
@@ -59,6 +60,7 @@ impl Bench {
             next_number: AtomicU64::new(1),
             options: TableOptions::default(),
             threads: 3,
+            cache_use: CacheUse::DropBehind,
             borders: Vec::new(),
         }
     }
@@ -106,6 +108,7 @@ impl Bench {
             cause: Cause::Compaction,
             options: &self.options,
             table_bytes,
+            cache_use: self.cache_use,
             next_number: &|| self.next_number(),
         };
         let rules = Rules {

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use terrace_compaction::LEVELS;
-use terrace_io::{Error, FileSystem, Operation, Result};
+use terrace_io::{CacheUse, Error, FileSystem, Operation, Result};
 use terrace_sstable::{ScanMode, Table, TableMeta, TableSalvage, table_file_name};
 use terrace_wal::{SegmentReader, segment_holds_records};
 
@@ -545,7 +545,7 @@ impl Plan {
             if let Some(target) = target {
                 for meta in &spilled {
                     let table = Table::new(target.context.clone(), meta.clone());
-                    let mode = ScanMode::Stream { drop_behind: true };
+                    let mode = ScanMode::Stream(CacheUse::DropBehind);
                     sources.push(Source::Log(Box::new(table.cursor(mode))));
                 }
             }

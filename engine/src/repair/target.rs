@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use terrace_compaction::{LEVELS, Output, Rules, write_tables};
-use terrace_io::Result;
+use terrace_io::{CacheUse, Result};
 use terrace_sstable::{Cause, Kind, MergeCursor, TableContext, TableIdentity, TableMeta, TableWriter};
 
 use crate::KeyspaceOptions;
@@ -58,6 +58,7 @@ impl Target {
             cause: Cause::Recovery,
             options: &owner.options.table,
             table_bytes: owner.options.table_bytes,
+            cache_use: CacheUse::DropBehind,
             next_number: &|| self.number(),
         };
         let rules =

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use terrace_io::{FileSystem, FileSystemCapabilities, KernelCapabilities, Medium, OsFileSystem};
 
-use crate::root::{Known, Unknown};
+use terrace_io::machine::{Known, Unknown};
 
 /// What system calls answer.
 #[derive(Debug, Clone)]

@@ -6,8 +6,7 @@
 use std::path::Path;
 
 use super::parse::chosen;
-use crate::mounts::Mount;
-use crate::root::{Known, Root, Unknown};
+use terrace_io::machine::{Known, Mount, Root, Unknown};
 
 /// A disk, or what looks like one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,11 +72,11 @@ pub(super) fn read_ahead_bytes(root: &Root, mount: &Mount) -> Known<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mounts;
-    use crate::root::testing::root;
+    use crate::doctor::checks::testing::root;
+    use terrace_io::machine::parse_mounts;
 
     fn mount(line: &str) -> Mount {
-        mounts::parse(line).remove(0)
+        parse_mounts(line).remove(0)
     }
 
     fn files() -> Vec<(&'static str, &'static str)> {

@@ -5,9 +5,7 @@ use std::path::Path;
 use super::answers::Answers;
 use super::device::{self, BlockDevice};
 use super::parse::{self, Limits, Memory, Pressure, Release};
-use crate::cgroup::MemoryGroup;
-use crate::mounts::{self, Mount};
-use crate::root::{Known, Root, Unknown};
+use terrace_io::machine::{Known, MemoryGroup, Mount, Root, Unknown, find_mount, parse_mounts};
 
 /// What was found out about a directory, and about this process and its machine.
 #[derive(Debug, Clone)]
@@ -80,9 +78,9 @@ impl DirtyLimits {
 impl Facts {
     /// Reads the files below `root`, which is the machine's own but in tests.
     pub fn gather(root: &Root, answers: Answers) -> Facts {
-        let mounts = root.text("/proc/self/mountinfo").map(|text| mounts::parse(&text));
+        let mounts = root.text("/proc/self/mountinfo").map(|text| parse_mounts(&text));
         let mount = mounts.clone().and_then(|mounts| {
-            let found = mounts::find(&mounts, answers.mount_id, &answers.dir).cloned();
+            let found = find_mount(&mounts, answers.mount_id, &answers.dir).cloned();
             found.ok_or_else(|| Unknown::new(format!("no mount that {} is on", answers.dir.display())))
         });
         let device = mount.clone().and_then(|mount| BlockDevice::of(root, &mount));
@@ -208,7 +206,8 @@ fn pressure(root: &Root, group: &Known<MemoryGroup>, what: &str) -> Known<Pressu
 mod tests {
     use super::*;
     use crate::doctor::checks::testing;
-    use crate::root::testing::{root, write};
+    use crate::doctor::checks::testing::root;
+    use terrace_io::machine::testing::write;
 
     const MOUNTS: &str = "\
 27 1 8:2 / / rw,relatime - ext4 /dev/sda2 rw,discard

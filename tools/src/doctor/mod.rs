@@ -1,7 +1,7 @@
 //! What on this machine matters to an engine that maps its tables, and what to change.
 //!
 //! Gathering and judging are apart. [`Facts`] is plain data: what system calls answered ([`Answers`]) and what files
-//! below a [`Root`](crate::root::Root) say. [`judge`] turns facts into [`Finding`]s and looks at nothing else, so that
+//! below a [`Root`](terrace_io::machine::Root) say. [`judge`] turns facts into [`Finding`]s and looks at nothing else, so that
 //! every finding can be tested on any machine. Nothing here locks, opens or changes a database, and nothing fails: what
 //! cannot be found out is a finding of state [`State::Unknown`] that says why.
 //!

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::ops::Bound;
 
 use serde_json::{Map, Value};
+use terrace_io::CacheUse;
 use terrace_sstable::{Cursor, Kind, SEQUENCE_MAX, ScanMode};
 use terrace_tools::bounds::{bounds, bytes_of, narrow};
 use terrace_tools::notation::{Notation, insert_json};
@@ -25,7 +26,7 @@ pub fn scan(arguments: &Scan) -> Result {
     let Some(range) = range else { return Ok(()) };
 
     // By reading, not by mapping: an error of the device is then an error, not a signal.
-    let mut cursor = table.cursor(ScanMode::Stream { drop_behind: false });
+    let mut cursor = table.cursor(ScanMode::Stream(CacheUse::Keep));
     match &range.0 {
         Bound::Included(key) | Bound::Excluded(key) => cursor.seek(key, SEQUENCE_MAX)?,
         Bound::Unbounded => cursor.seek_to_first()?,

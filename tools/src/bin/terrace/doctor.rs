@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use serde_json::{Value, json};
+use terrace_io::machine::Root;
 use terrace_tools::doctor::{Answers, Facts, Finding, State, judge};
-use terrace_tools::root::Root;
 use terrace_tools::tool::{self, Failure, Result};
 
 use crate::arguments::{Doctor, OutputFormat};

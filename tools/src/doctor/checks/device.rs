@@ -125,7 +125,7 @@ mod tests {
     use super::super::testing::{check, unknown, with};
     use super::super::{GIB, KIB};
     use super::*;
-    use crate::mounts;
+    use terrace_io::machine::parse_mounts;
 
     fn change(change: impl FnOnce(&mut BlockDevice)) -> impl FnOnce(&mut Facts) {
         move |facts| change(facts.device.as_mut().unwrap().as_mut().unwrap())
@@ -161,7 +161,7 @@ mod tests {
     fn a_file_system_without_a_device_has_a_read_ahead_of_its_own() {
         let nfs = with(|facts| {
             facts.device = Ok(None);
-            facts.mount = Ok(mounts::parse("1 0 0:55 / /mnt rw - nfs4 server:/x rw").remove(0));
+            facts.mount = Ok(parse_mounts("1 0 0:55 / /mnt rw - nfs4 server:/x rw").remove(0));
             facts.read_ahead_bytes = Ok(15_360 * KIB);
             facts.memory = Ok(memory(16 * GIB));
         });

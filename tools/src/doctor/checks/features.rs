@@ -4,7 +4,7 @@
 use terrace_io::Support;
 
 use super::super::{Facts, Finding};
-use crate::root::Known;
+use terrace_io::machine::Known;
 
 /// Something that may be there or not.
 struct Feature {

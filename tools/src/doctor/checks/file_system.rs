@@ -3,7 +3,7 @@
 use super::super::{Facts, Finding};
 use super::{GIB, mount_options};
 use crate::figures;
-use crate::mounts::Mount;
+use terrace_io::machine::Mount;
 
 /// Below this, the log and one compaction may not find room: see `Options::log_bytes_max`.
 const FREE_BYTES_MIN: u64 = GIB;

@@ -3,7 +3,7 @@
 use super::super::{Facts, Finding, Pressure};
 use super::{GIB, MIB, sysctl};
 use crate::figures;
-use crate::root::Known;
+use terrace_io::machine::Known;
 
 /// The heap that memtables of one keyspace and the block cache may take with the engine's default options:
 /// `Options::memtable_bytes` times `Options::memtables_max`, and `Options::block_cache_bytes`.
@@ -213,7 +213,7 @@ mod tests {
     use super::super::super::{DirtyLimits, State};
     use super::super::testing::{check, unknown};
     use super::*;
-    use crate::cgroup::MemoryLimit;
+    use terrace_io::machine::MemoryLimit;
 
     fn limited(bytes: u64) -> impl Fn(&mut Facts) {
         move |facts| {

@@ -73,6 +73,8 @@ fn sysctl(settings: &str) -> String {
 /// Facts for the tests of all checks.
 #[cfg(test)]
 pub(super) mod testing {
+    use terrace_io::machine::testing::write_all;
+    use terrace_io::machine::{MemoryGroup, Root, Unknown, parse_mounts};
     use terrace_io::{FileSystemCapabilities, KernelCapabilities, Support};
 
     use super::super::{
@@ -80,9 +82,14 @@ pub(super) mod testing {
         Release, Space, State,
     };
     use super::{GIB, MIB, judge};
-    use crate::cgroup::MemoryGroup;
-    use crate::mounts;
-    use crate::root::Unknown;
+
+    /// A root in a temporary directory, with these files.
+    pub(in crate::doctor) fn root(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        write_all(&root, files);
+        (dir, root)
+    }
 
     /// A machine that nothing is wrong with.
     pub(in crate::doctor) fn good() -> Facts {
@@ -110,7 +117,7 @@ pub(super) mod testing {
             release: Ok(Release { text: "6.18.0".to_owned(), version: (6, 18) }),
             page_bytes: Ok(4096),
             is_multi_generational: Ok(true),
-            mount: Ok(mounts::parse("27 1 8:0 / / rw,relatime - ext4 /dev/sda rw").remove(0)),
+            mount: Ok(parse_mounts("27 1 8:0 / / rw,relatime - ext4 /dev/sda rw").remove(0)),
             has_journal: Ok(true),
             device: Ok(Some(BlockDevice {
                 name: "sda".to_owned(),

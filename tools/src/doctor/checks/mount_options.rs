@@ -1,7 +1,7 @@
 //! Options of a mount that take something away from a database, and those that are only dear.
 
 use super::super::{Finding, State};
-use crate::mounts::Mount;
+use terrace_io::machine::Mount;
 
 const NAME: &str = "mount-options";
 
@@ -122,12 +122,12 @@ pub(super) fn judge(mount: &Mount) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mounts;
+    use terrace_io::machine::parse_mounts;
 
     /// What is said about these options: state and found.
     fn said(options: &str) -> Vec<(State, String)> {
         let line = format!("27 1 8:0 / / rw,relatime shared:1 - ext4 /dev/sda {options}");
-        let mount = mounts::parse(&line).remove(0);
+        let mount = parse_mounts(&line).remove(0);
         judge(&mount).into_iter().map(|finding| (finding.state, finding.found)).collect()
     }
 
