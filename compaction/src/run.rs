@@ -264,7 +264,11 @@ impl<'a> TableSet<'a> {
             level: self.output.level,
             cause: self.output.cause,
         };
-        TableWriter::create(self.output.fs, self.output.dir, identity, self.output.options)
+        let mut writer = TableWriter::create(self.output.fs, self.output.dir, identity, self.output.options)?;
+        if self.output.cache_use == CacheUse::Sparing {
+            writer.spare_memory();
+        }
+        Ok(writer)
     }
 
     fn finish_table(&mut self) -> Result<()> {

@@ -89,8 +89,9 @@ pub(crate) fn run(core: &Core, keyspace: &KeyspaceInner, choice: &Choice, thread
     );
     let _entered = span.enter();
 
-    let threads = core.memory.compaction_threads(threads, keyspace.options.table_bytes);
-    let outcome = merge(core, keyspace, choice, &version, &inputs, threads)?;
+    let outcome = merge(core, keyspace, choice, &version, &inputs, threads);
+    core.memory.job_done();
+    let outcome = outcome?;
     let tables = outcome.tables;
     let added =
         tables.iter().map(|meta| (choice.output_level, Table::new(core.tables.clone(), meta.clone())));
@@ -143,6 +144,7 @@ fn merge(
     let visible = core.visible.get();
     let snapshots = core.snapshots.sequences();
     let elide_below = snapshots.first().copied().unwrap_or(u64::MAX).min(visible);
+    let (threads, table_bytes) = core.memory.compaction(threads, keyspace.options.table_bytes);
     let output = Output {
         fs: &core.fs,
         dir: &core.dir,
@@ -152,7 +154,7 @@ fn merge(
         level: choice.output_level as u8,
         cause: Cause::Compaction,
         options: &keyspace.options.table,
-        table_bytes: keyspace.options.table_bytes,
+        table_bytes,
         cache_use: core.memory.cache_use(),
         next_number: &|| core.next_table_number(),
     };

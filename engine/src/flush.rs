@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use terrace_compaction::{Output, Rules, write_tables};
-use terrace_io::{Bug, CacheUse, Result};
+use terrace_io::{Bug, Result};
 use terrace_sstable::{Cause, MergeCursor, Table, TableMeta};
 
 use crate::catalog::Change;
@@ -43,14 +43,16 @@ pub(crate) fn write_memtables(
         cause,
         options: &keyspace.options.table,
         table_bytes: keyspace.options.table_bytes,
-        // What was just written is likely to be read.
-        cache_use: CacheUse::Keep,
+        // What was in a memtable was in memory, and stays there.
+        cache_use: core.memory.cache_use(),
         next_number: &|| core.next_table_number(),
     };
     let snapshots = core.snapshots.sequences();
     let rules = Rules { snapshots: &snapshots, deeper: &[], next_level: &[], elide_below: 0, cancelled };
     let mut cursor = MergeCursor::new(memtables.iter().map(|memtable| memtable.cursor()).collect());
     let outcome = write_tables(&mut cursor, &output, &rules)?;
+    drop(cursor);
+    core.memory.job_done();
     core.counters.flush_written(outcome.bytes_written);
     Ok(outcome.tables)
 }

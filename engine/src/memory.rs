@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use terrace_io::CacheUse;
 use terrace_io::machine::{self, Root};
+use terrace_io::{CacheUse, release_freed_memory};
 use terrace_sstable::{Table, TableContext};
 
 use crate::core::Core;
@@ -21,7 +21,8 @@ const LOCATORS_PART: u64 = 8;
 /// Memory is scarce once tables take more than this part of it: then there is no room for them and what a compaction makes
 /// of them.
 const TABLES_PART: u64 = 2;
-/// No more than this part of memory is taken by pinned metadata. Where it does not do, the data needs what there is more.
+/// No more than this part of the memory that memtables leave is taken by pinned metadata. Where that does not do for all of
+/// it, none is pinned: memory is so short then that the system knows better what to keep.
 const PINNED_PART: u64 = 4;
 
 /// Gets mark the pages that they use if more than one of so many waits for the device. A mark takes 0.4 µs, such a wait
@@ -34,12 +35,17 @@ const COMPACTION_PART: u64 = 8;
 /// A writer takes about this part of the table that it writes: the hashes of its keys, and what comes of them.
 const WRITER_PART: u64 = 4;
 
+/// No tables are smaller than that for want of memory.
+const TABLE_BYTES_MIN: u64 = 1 << 20;
+
 /// What memory allows, as judged last.
 #[derive(Debug)]
 pub(crate) struct Memory {
     /// What there is, once that is known.
     limit_bytes: OnceLock<u64>,
     pin: PinMetadata,
+    /// What memtables may take of it.
+    memtable_bytes: u64,
     /// Whether tables do not fit.
     is_scarce: AtomicBool,
     /// Gets of tables and major faults of the process, when they were looked at last.
@@ -50,9 +56,11 @@ impl Memory {
     /// By the options, if they say how much there is.
     pub fn new(options: &Options) -> Memory {
         let limit_bytes = options.memory_bytes.map_or_else(OnceLock::new, OnceLock::from);
+        let memtable_bytes = options.memtable_bytes.saturating_mul(options.memtables_max as u64);
         Memory {
             limit_bytes,
             pin: options.pin_metadata,
+            memtable_bytes,
             is_scarce: AtomicBool::new(false),
             looked_at: Mutex::default(),
         }
@@ -75,10 +83,12 @@ impl Memory {
 
     /// Judges anew what these tables, which are all of a database, may do. Says whether metadata is to be pinned.
     pub fn judge<'t>(&self, context: &TableContext, tables: impl Iterator<Item = &'t Arc<Table>>) -> bool {
-        let add = |(locators, files): (u64, u64), table: &Arc<Table>| {
-            (locators + table.meta().locator_bytes(), files + table.meta().file_len)
-        };
-        let (locator_bytes, table_bytes) = tables.fold((0, 0), add);
+        let (mut locator_bytes, mut other_bytes, mut table_bytes) = (0, 0, 0);
+        for table in tables {
+            locator_bytes += table.meta().locator_bytes();
+            other_bytes += table.meta().filter_and_fences_bytes();
+            table_bytes += table.meta().file_len;
+        }
         let memory_bytes = self.limit_bytes.get().copied().unwrap_or(u64::MAX);
 
         let did_fit = context.uses_locators.load(Ordering::Relaxed);
@@ -98,13 +108,22 @@ impl Memory {
             context.marks_use.store(false, Ordering::Relaxed);
         }
 
+        let needed_bytes = other_bytes + if fit { locator_bytes } else { 0 };
+        let room_bytes = memory_bytes.saturating_sub(self.memtable_bytes) / PINNED_PART;
         let pinned_bytes = match self.pin {
-            PinMetadata::Auto if is_scarce => memory_bytes / PINNED_PART,
+            PinMetadata::Auto if is_scarce && needed_bytes <= room_bytes => room_bytes,
             PinMetadata::Always => u64::MAX,
             PinMetadata::Auto | PinMetadata::Never => 0,
         };
         context.pins.set_limit(pinned_bytes);
         pinned_bytes > 0
+    }
+
+    /// After a job that took memory of its own: gives back what it freed, if memory is scarce.
+    pub fn job_done(&self) {
+        if self.is_scarce() {
+            release_freed_memory();
+        }
     }
 
     /// Whether tables do not fit into memory.
@@ -121,15 +140,16 @@ impl Memory {
         context.marks_use.store(pays, Ordering::Relaxed);
     }
 
-    /// How many threads a compaction may take at once, of so many, that writes tables of so many bytes.
-    pub fn compaction_threads(&self, threads: usize, table_bytes: u64) -> usize {
+    /// How a compaction is to be done that wants so many threads and tables of so many bytes: its threads, and the bytes
+    /// of its tables.
+    pub fn compaction(&self, threads: usize, table_bytes: u64) -> (usize, u64) {
         if !self.is_scarce() {
-            return threads;
+            return (threads, table_bytes);
         }
-        let memory_bytes = self.limit_bytes.get().copied().unwrap_or(u64::MAX);
-        let writer_bytes = (table_bytes / WRITER_PART).max(1);
-        let room = usize::try_from(memory_bytes / COMPACTION_PART / writer_bytes).unwrap_or(usize::MAX);
-        threads.min(room).max(1)
+        let writers_bytes = self.limit_bytes.get().copied().unwrap_or(u64::MAX) / COMPACTION_PART;
+        let table_bytes = table_bytes.min(writers_bytes.saturating_mul(WRITER_PART).max(TABLE_BYTES_MIN));
+        let room = usize::try_from(writers_bytes / (table_bytes / WRITER_PART).max(1)).unwrap_or(usize::MAX);
+        (threads.min(room).max(1), table_bytes)
     }
 
     /// How compactions are to use the page cache.
@@ -213,14 +233,14 @@ mod tests {
     #[test]
     fn a_compaction_takes_the_threads_that_there_is_memory_for() {
         let memory = Memory::new(&Options::new().memory_bytes(100 << 20));
-        assert_eq!(memory.compaction_threads(4, 64 << 20), 4);
+        assert_eq!(memory.compaction(4, 64 << 20), (4, 64 << 20));
         memory.is_scarce.store(true, Ordering::Relaxed);
-        assert_eq!(memory.compaction_threads(4, 64 << 20), 1);
-        assert_eq!(memory.compaction_threads(4, 16 << 20), 3);
-        assert_eq!(memory.compaction_threads(4, 0), 4);
+        assert_eq!(memory.compaction(4, 64 << 20), (1, 50 << 20));
+        assert_eq!(memory.compaction(4, 16 << 20), (3, 16 << 20));
+        assert_eq!(memory.compaction(4, 0), (4, 0));
         let memory = Memory::new(&Options::new().memory_bytes(0));
         memory.is_scarce.store(true, Ordering::Relaxed);
-        assert_eq!(memory.compaction_threads(4, 64 << 20), 1);
+        assert_eq!(memory.compaction(4, 64 << 20), (1, 1 << 20));
     }
 
     #[test]

@@ -32,8 +32,8 @@ pub enum Durability {
 /// locked (`mlock`), or copied into memory of this process where the system's limit on locked memory does not allow that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PinMetadata {
-    /// Once tables take more than half of memory, as much of it as takes no more than a quarter: of the tables that gets
-    /// ask first. Below that nothing would be won, since it stays in memory anyway.
+    /// Once tables take more than half of memory, if it takes no more than a quarter of what memtables leave of that. With
+    /// fewer tables nothing would be won, since it stays in memory anyway.
     #[default]
     Auto,
     /// Never: it is in memory as far as the system keeps it there.

@@ -52,7 +52,7 @@ pub use processor::{equal_words, prefetch};
 pub use region::{Pin, Region, Residency};
 pub use scan_reader::{CacheUse, ScanReader};
 pub use sequential_writer::SequentialWriter;
-pub use usage::ThreadUsage;
+pub use usage::{ThreadUsage, release_freed_memory};
 
 /// Bytes in a page: the unit of mapping, of table alignment and of checksummed metadata.
 pub const PAGE_BYTES: usize = 4096;

@@ -12,11 +12,9 @@ use std::sync::Arc;
 
 use crate::{Advice, Error, File, FileSystem, OpenMode, Result, write_all_at, write_all_uncached_at};
 
-const CHUNK_BYTES: usize = SequentialWriter::CHUNK_BYTES;
-
 /// So far behind the last write the device is expected to have what was written: where the page cache could not be told
 /// to let go of it by itself, it is told now.
-const LAG_BYTES: u64 = 2 * CHUNK_BYTES as u64;
+const LAG_BYTES: u64 = 2 * SequentialWriter::CHUNK_BYTES as u64;
 
 /// The writer of a new file.
 ///
@@ -39,6 +37,7 @@ const LAG_BYTES: u64 = 2 * CHUNK_BYTES as u64;
 #[derive(Debug)]
 pub struct SequentialWriter {
     file: Arc<dyn File>,
+    chunk_bytes: usize,
     /// How much has been written to the file: a multiple of the chunk size until the end.
     written: u64,
     /// What comes next, less than a chunk. Grows with what is appended: a small table has a small buffer.
@@ -55,12 +54,15 @@ impl SequentialWriter {
     /// How much is written at once, and what the writes are aligned to: a large page, since the page cache keeps a file
     /// in pieces as it was written.
     pub const CHUNK_BYTES: usize = 2 * 1024 * 1024;
+    /// How much is written at once where memory is short, and large pages cannot be expected to stay.
+    pub const SMALL_CHUNK_BYTES: usize = 256 * 1024;
 
     /// Creates the file, which must not exist yet.
     pub fn create(fs: &dyn FileSystem, path: &Path) -> Result<Self> {
         let file = fs.open(path, OpenMode::CreateNew)?;
         Ok(SequentialWriter {
             file,
+            chunk_bytes: SequentialWriter::CHUNK_BYTES,
             written: 0,
             buffer: Vec::new(),
             uncached: Vec::new(),
@@ -69,21 +71,34 @@ impl SequentialWriter {
         })
     }
 
+    /// From here on small chunks are written: takes less memory. To be called before anything is appended.
+    pub fn spare_memory(&mut self) {
+        debug_assert_eq!(self.position(), 0, "chunks stay aligned");
+        self.chunk_bytes = SequentialWriter::SMALL_CHUNK_BYTES;
+    }
+
     /// Appends bytes. They may stay in the buffer until more come, or until the end.
     pub fn append(&mut self, mut bytes: &[u8]) -> Result<()> {
         self.check()?;
+        let chunk_bytes = self.chunk_bytes;
         while !bytes.is_empty() {
-            if self.buffer.is_empty() && bytes.len() >= CHUNK_BYTES {
+            if self.buffer.is_empty() && bytes.len() >= chunk_bytes {
                 // Whole chunks go out without being copied.
-                let (chunks, rest) = bytes.split_at(bytes.len() - bytes.len() % CHUNK_BYTES);
+                let (chunks, rest) = bytes.split_at(bytes.len() - bytes.len() % chunk_bytes);
                 self.write_chunks(chunks)?;
                 bytes = rest;
             } else {
-                let room = CHUNK_BYTES - self.buffer.len();
+                let room = chunk_bytes - self.buffer.len();
                 let (now, rest) = bytes.split_at(room.min(bytes.len()));
+                // Grows like any vector, but not beyond a chunk.
+                let (len, capacity) = (self.buffer.len(), self.buffer.capacity());
+                if len + now.len() > capacity {
+                    let wanted = (2 * capacity).max(len + now.len()).min(chunk_bytes);
+                    self.buffer.reserve_exact(wanted - len);
+                }
                 self.buffer.extend_from_slice(now);
                 bytes = rest;
-                if self.buffer.len() == CHUNK_BYTES {
+                if self.buffer.len() == chunk_bytes {
                     self.write_buffer()?;
                 }
             }
@@ -132,7 +147,7 @@ impl SequentialWriter {
 
     /// Writes at the end of what is written. The writer has failed for good if this does.
     fn write_chunks(&mut self, bytes: &[u8]) -> Result<()> {
-        for chunk in bytes.chunks(CHUNK_BYTES) {
+        for chunk in bytes.chunks(self.chunk_bytes) {
             if let Err(error) = self.write_chunk(chunk) {
                 self.failure = Some(error.clone());
                 return Err(error);
@@ -178,6 +193,7 @@ mod tests {
     use crate::{FaultFileSystem, FaultKind, FaultRule, MemoryFileSystem, Operation};
 
     const PATH: &str = "000001.sst";
+    const CHUNK_BYTES: usize = SequentialWriter::CHUNK_BYTES;
     const CHUNK: u64 = CHUNK_BYTES as u64;
 
     /// Bytes that differ from place to place.
@@ -241,6 +257,21 @@ mod tests {
             Call::Advise(Advice::DontNeed, CHUNK - 1000, 3000),
         ];
         assert_eq!(fs.take(), calls);
+        assert!(fs.memory.file_bytes(Path::new(PATH)).unwrap() == expected);
+    }
+
+    #[test]
+    fn where_memory_is_short_chunks_are_small() {
+        let expected = bytes(600_000);
+        let fs = Recorder::default();
+        let mut writer = SequentialWriter::create(&fs, Path::new(PATH)).unwrap();
+        writer.spare_memory();
+        expected.chunks(1000).for_each(|piece| writer.append(piece).unwrap());
+        assert!(writer.buffer.capacity() <= SequentialWriter::SMALL_CHUNK_BYTES);
+        writer.finish().unwrap();
+        let writes = fs.take().into_iter().filter(|call| matches!(call, Call::Write(..)));
+        let expected_writes = [(0, 262_144), (262_144, 262_144), (524_288, 75_712)];
+        assert!(writes.eq(expected_writes.map(|(offset, len)| Call::Write(offset, len))));
         assert!(fs.memory.file_bytes(Path::new(PATH)).unwrap() == expected);
     }
 

@@ -1,6 +1,9 @@
 //! What the calling thread has cost the system so far: page faults, and what was read from devices for it. Asking takes
 //! some 0.2 µs.
-#![cfg_attr(target_os = "linux", expect(unsafe_code, reason = "getrusage has no safe wrapper"))]
+#![cfg_attr(
+    target_os = "linux",
+    expect(unsafe_code, reason = "getrusage and malloc_trim have no safe wrappers")
+)]
 
 /// Faults and reads of a thread since it began. All zero where the system does not tell.
 ///
@@ -36,6 +39,16 @@ impl ThreadUsage {
             major_faults: self.major_faults.saturating_sub(earlier.major_faults),
             device_bytes: self.device_bytes.saturating_sub(earlier.device_bytes),
         }
+    }
+}
+
+/// Gives back to the system what the allocator keeps of freed memory, where it can be told to (glibc): it keeps some for
+/// each thread. Takes up to milliseconds.
+pub fn release_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: `malloc_trim` has no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the manifest keeps about a table, and how table files are named.
 
+use terrace_io::PAGE_BYTES;
+
 use crate::locator;
 
 /// A table as the manifest knows it: enough to decide whether to open it.
@@ -26,6 +28,12 @@ pub struct TableMeta {
 }
 
 impl TableMeta {
+    /// About how many bytes the table's filter and fences take, with the default filter and short keys.
+    pub fn filter_and_fences_bytes(&self) -> u64 {
+        const FENCE_BYTES: u64 = 24;
+        self.entries.saturating_mul(10) / 8 + self.file_len / PAGE_BYTES as u64 * FENCE_BYTES
+    }
+
     /// About how many bytes the table's locator takes, if it has one.
     pub fn locator_bytes(&self) -> u64 {
         locator::bytes_for(self.entries)

@@ -132,6 +132,13 @@ impl TableWriter {
         })
     }
 
+    /// Takes less memory for what goes to the file, in smaller writes. To be called before the first entry is added.
+    pub fn spare_memory(&mut self) {
+        if let Some(file) = &mut self.file {
+            file.spare_memory();
+        }
+    }
+
     /// Whether the page cache is to keep the entries that are added from here on (at first: yes). It keeps a block if it
     /// is to keep any entry of it, and metadata always.
     pub fn set_cached(&mut self, is_cached: bool) {
