@@ -81,6 +81,7 @@ mod manifest;
 mod manifest_image;
 mod memtable;
 mod metrics;
+mod moment;
 mod new_database;
 mod options;
 mod poison;
