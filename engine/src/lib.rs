@@ -52,6 +52,7 @@
 
 mod access;
 mod arena;
+mod backup;
 mod batch;
 mod catalog;
 mod checkpoint;
@@ -101,6 +102,10 @@ mod version;
 mod work;
 
 pub use access::{Access, ReadOnly, ReadWrite};
+pub use backup::{
+    BackupInfo, BackupList, BackupReport, Backups, RestoreOptions, RestoreReport, StreamOptions,
+    StreamReport, restore_stream,
+};
 pub use batch::WriteBatch;
 pub use checkpoint::CheckpointReport;
 pub use db::Db;
