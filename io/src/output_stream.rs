@@ -22,6 +22,7 @@ const PIECE_BYTES_MAX: u64 = 1 << 20;
 
 /// A way from one descriptor to another inside the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "elsewhere there is none"))]
 enum Way {
     CopyRange,
     Splice,

@@ -86,8 +86,8 @@ pub fn restore_stream(
     options: &RestoreOptions,
 ) -> Result<RestoreReport> {
     let (mut reader, manifest) = StreamReader::begin(stream)?;
-    if !reader.is_full() {
-        let (_, left_out) = reader.tables();
+    let left_out = reader.tables_left_out();
+    if left_out > 0 {
         return Err(Error::invalid(format!(
             "the stream leaves out {left_out} tables that its receiver should have: receive it into the directory of \
              backups that has them, and restore it from there"

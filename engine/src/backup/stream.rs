@@ -119,14 +119,9 @@ impl<R: Read> StreamReader<R> {
         Ok((reader, decoded))
     }
 
-    /// Whether every table of the manifest will come.
-    pub fn is_full(&self) -> bool {
-        self.tables_sent as usize == self.expected.len() + self.received as usize
-    }
-
-    /// Tables that will come, and those that will not.
-    pub fn tables(&self) -> (u32, usize) {
-        (self.tables_sent, self.expected.len() + self.received as usize - self.tables_sent as usize)
+    /// How many tables of the manifest do not come: the receiver has them, or cannot use the stream.
+    pub fn tables_left_out(&self) -> usize {
+        self.expected.len() + self.received as usize - self.tables_sent as usize
     }
 
     /// The next table, whose bytes are to be taken next. `None` once the end was read: the stream is whole.
