@@ -21,10 +21,11 @@ use terrace::{
 use terrace_io::{
     FaultFileSystem, FaultKind, FaultRule, FileSystem, MemoryFileSystem, OpenMode, Operation, OsFileSystem,
 };
+use terrace_tests::copies::{Running, assert_sound, names, open, ravage, step};
 use terrace_tests::filled::{KEYSPACES, contents, fill, options};
-use terrace_tests::model::{Change, DEFAULT, Write};
+use terrace_tests::model::DEFAULT;
 use terrace_tests::oracle::{History, read_all};
-use terrace_tests::workload::{Generator, ValueLengths, borrowed};
+use terrace_tests::workload::{Generator, ValueLengths};
 use terrace_tests::{Trace, covered, eventually, seeds, skipped};
 
 /// Where the database is in memory.
@@ -34,25 +35,6 @@ const COPY: &str = "/copies/first";
 
 /// A link is refused with this by a file system of another device, without links, that allows none, or no more.
 const LINK_REFUSALS: [i32; 4] = [18, 95, 1, 31];
-
-/// Opens what is there.
-fn open(fs: &Arc<dyn FileSystem>, dir: impl AsRef<Path>) -> Db {
-    options(fs.clone()).create_if_missing(false).open(dir).unwrap()
-}
-
-/// The names in a directory, sorted; none if it is not there.
-fn names(fs: &dyn FileSystem, dir: impl AsRef<Path>) -> Vec<String> {
-    let mut names = fs.read_dir(dir.as_ref()).unwrap_or_default();
-    names.sort();
-    names
-}
-
-/// Every file in a directory is right.
-#[track_caller]
-fn assert_sound(fs: &Arc<dyn FileSystem>, dir: impl AsRef<Path>) {
-    let report = verify(dir, &VerifyOptions::new().threads(1).file_system(fs.clone())).unwrap();
-    assert!(report.is_ok(), "{report:?}");
-}
 
 /// Every file of a new checkpoint is right, and none is too many.
 #[track_caller]
@@ -73,15 +55,6 @@ fn assert_nothing_is_left(fs: &dyn FileSystem, dir: impl AsRef<Path>) {
     assert!(names.iter().all(|name| name == "LOCK"), "{names:?}");
 }
 
-/// One of so many threads that go on; no more once it goes, also by a panic.
-struct Running<'a>(&'a AtomicU64);
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 /// Adds up what checkpoints were made of.
 #[derive(Debug, Default)]
 struct Sum {
@@ -97,74 +70,6 @@ impl Sum {
         self.linked += report.tables_linked;
         self.copied += report.tables_copied;
         self.written += report.tables_written;
-    }
-}
-
-/// What the writer of a history does in a step.
-#[derive(Debug, Clone, Copy)]
-enum Step {
-    Batch,
-    Flush,
-    CompactRange,
-    Create,
-    Drop,
-    Clear,
-}
-
-const WEIGHTS: &[(u32, Step)] = &[
-    (80, Step::Batch),
-    (2, Step::Flush),
-    (2, Step::CompactRange),
-    (5, Step::Create),
-    (3, Step::Drop),
-    (3, Step::Clear),
-];
-
-/// Makes a change of a history, or something that is none.
-fn step(db: &Db, history: &History, generator: &mut Generator) {
-    let model = history.now();
-    let known: Vec<String> = model.keyspaces().keys().cloned().collect();
-    let name = generator.pick(&known).clone();
-    match generator.weighted(WEIGHTS) {
-        Step::Batch => {
-            let writes = generator.batch(&known, 1..9);
-            let mut batch = WriteBatch::new();
-            for Write { keyspace, key, value } in &writes {
-                let keyspace = db.keyspace(keyspace).unwrap();
-                match value {
-                    Some(value) => batch.put(&keyspace, key, value),
-                    None => batch.delete(&keyspace, key),
-                }
-            }
-            history.begin(&Change::Batch(writes));
-            let durability = if generator.one_in(20) { Durability::Sync } else { Durability::Buffered };
-            db.write_with(batch, durability).unwrap();
-            history.acknowledge();
-        }
-        Step::Flush => db.flush().unwrap(),
-        Step::CompactRange => {
-            let bounds = generator.bounds();
-            db.keyspace(&name).unwrap().compact_range::<&[u8]>(borrowed(&bounds)).unwrap();
-        }
-        Step::Create => {
-            let name = format!("keyspace {}", generator.number(0..4));
-            if !known.contains(&name) {
-                history.begin(&Change::Create(name.clone()));
-                db.keyspace(&name).unwrap();
-                history.acknowledge();
-            }
-        }
-        Step::Drop if name == DEFAULT => {}
-        Step::Drop => {
-            history.begin(&Change::Drop(name.clone()));
-            db.drop_keyspace(&name).unwrap();
-            history.acknowledge();
-        }
-        Step::Clear => {
-            history.begin(&Change::Clear(name.clone()));
-            db.keyspace(&name).unwrap().clear().unwrap();
-            history.acknowledge();
-        }
     }
 }
 
@@ -299,24 +204,6 @@ fn batches_of_many_writers_are_whole_and_in_order() {
     covered(TEST, format_args!("{sum:?} beside {} batches", COUNTS * WRITERS as u64));
     assert!(sum.written > 0 && sum.linked > 0, "{sum:?}");
     db.close().unwrap();
-}
-
-/// Overwrites and removes everything, until no table is left as it was.
-fn ravage(db: &Db) {
-    for name in KEYSPACES {
-        let keyspace = db.keyspace(name).unwrap();
-        for number in 0..600 {
-            let (key, value) = (format!("key {number:04}"), [b'z'; 300]);
-            match number % 3 {
-                0 => keyspace.delete_with(key, Durability::Buffered).unwrap(),
-                _ => keyspace.put_with(key, value, Durability::Buffered).unwrap(),
-            }
-        }
-        keyspace.compact_range::<&[u8]>(..).unwrap();
-    }
-    db.keyspace("few").unwrap().clear().unwrap();
-    db.drop_keyspace("packed").unwrap();
-    db.settle().unwrap();
 }
 
 /// The bytes of every table in a directory, and how many names each has.

@@ -49,6 +49,8 @@ fn finder(bug: Bug) -> (&'static str, &'static str) {
         Bug::LockIgnored => ("errors", "a_locked_directory_is_refused"),
         Bug::CheckpointTorn => ("checkpoint", "a_checkpoint_is_the_database_at_one_moment"),
         Bug::CheckpointNamesNotSynced => ("checkpoint_faults", "a_crash_leaves_a_whole_checkpoint_or_none"),
+        Bug::BackupNamesNotSynced => ("backup_faults", "a_crash_leaves_whole_backups"),
+        Bug::ReceivedUnverified => ("backup", "every_changed_byte_of_a_stream_is_found"),
     }
 }
 

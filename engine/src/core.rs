@@ -405,8 +405,8 @@ impl Core {
                 outcome = outcome.and(Err(panicked));
             }
         }
-        // Compactions and checkpoints that users run in threads of their own give up as well.
-        let ended = self.wait_for_work(|state| Ok(state.manual.is_empty() && state.checkpoints == 0));
+        // Compactions, checkpoints and backups that users run in threads of their own give up as well.
+        let ended = self.wait_for_work(|state| Ok(state.manual.is_empty() && state.copies == 0));
         // What could not be flushed is in the log; there it is made durable.
         let rest = if outcome.is_ok() { self.retire_log() } else { self.sync() };
         self.closed.store(true, Ordering::SeqCst);

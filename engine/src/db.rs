@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use terrace_io::{Error, Result};
 use terrace_sstable::{Advice, PointReads};
 
 use crate::access::{Access, ReadWrite};
+use crate::backup::{BackupReport, StreamOptions, StreamReport};
 use crate::batch::WriteBatch;
 use crate::checkpoint::CheckpointReport;
 use crate::commit::Request;
@@ -351,6 +353,62 @@ impl Db {
     pub fn checkpoint(&self, path: impl AsRef<Path>) -> Result<CheckpointReport> {
         self.core().check_open()?;
         self.core().checkpoint(path.as_ref())
+    }
+
+    /// Adds a backup of the whole database to a directory of them, which is created if need be: the database as it is at
+    /// one moment during the call, with all that [`Db::checkpoint`] says of that moment. [`crate::Backups`] lists,
+    /// verifies, restores and deletes them.
+    ///
+    /// Backups are incremental: a table that is in the directory already, of whatever backup, is not copied again. All
+    /// others are copied: by the file system itself if it can (reflink), else by the kernel, else by reading and writing;
+    /// never linked, so that no disk error and no slip of the hand hits both. What is in memory is written to tables of
+    /// the backup, which no later one shares; call [`Db::flush`] before for one that shares all it can. Each new table is
+    /// then read where it has come to and verified down to each checksum, and only after the last one the backup exists. A
+    /// backup that was interrupted, by whatever and at whatever moment, does not exist, and the next one removes its files.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if `path` holds something else, or lies in the database's directory;
+    /// [`Error::Locked`] while somebody makes, restores, verifies or deletes a backup there; [`Error::Corruption`] if a
+    /// table is missing or damaged, with its path and the offset: there is no backup of a damaged database;
+    /// [`Error::Poisoned`], [`Error::OutcomeUnknown`] and [`Error::Closed`] as of [`Db::checkpoint`]; errors of the file
+    /// system. What was made by then is removed, as far as possible; the backups from before are not touched.
+    ///
+    /// ```
+    /// # fn main() -> terrace::Result<()> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let (path, backups) = (directory.path().join("db"), directory.path().join("backups"));
+    /// let db = terrace::Db::open(&path)?;
+    /// db.put("key", "value")?;
+    /// db.flush()?;
+    /// let first = db.backup(&backups)?;
+    /// assert_eq!((first.number, first.tables_copied), (1, 1));
+    /// let second = db.backup(&backups)?;
+    /// assert_eq!((second.number, second.tables_copied, second.tables_shared), (2, 0, 1));
+    /// # db.close()
+    /// # }
+    /// ```
+    pub fn backup(&self, path: impl AsRef<Path>) -> Result<BackupReport> {
+        self.core().check_open()?;
+        self.core().backup(path.as_ref())
+    }
+
+    /// Sends a backup, as [`Db::backup`] makes one, as one stream of bytes into a pipe, a socket or a file, from its
+    /// position on. [`crate::restore_stream`] makes a database of it, [`crate::Backups::receive`] a backup in a directory.
+    ///
+    /// Tables go by `splice`, `sendfile` or `copy_file_range`, without passing through this process; where the kernel
+    /// refuses that, they are read and written, and the report says how many bytes went which way. So they are not
+    /// verified here: the receiver does that, down to each checksum. A stream that ends early is not whole, and is refused
+    /// by whoever receives it. What is in memory is written to a table in the database's directory first, a file without a
+    /// name.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if `out` is a terminal; [`Error::Corruption`] if a table is missing or another one, or
+    /// the manifest in `options` is damaged; [`Error::Io`] with the path `the stream` if `out` cannot be written to;
+    /// [`Error::Poisoned`], [`Error::OutcomeUnknown`] and [`Error::Closed`] as of [`Db::checkpoint`]. What has been
+    /// sent by then is no whole stream.
+    pub fn backup_to_stream(&self, out: impl AsFd, options: &StreamOptions) -> Result<StreamReport> {
+        self.core().check_open()?;
+        self.core().backup_to_stream(out.as_fd(), options)
     }
 }
 

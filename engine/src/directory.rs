@@ -11,6 +11,9 @@ use crate::manifest::{MANIFEST, MANIFEST_TEMPORARY};
 /// What a directory may hold that counts as empty.
 pub(crate) const EMPTY_NAMES: [&str; 3] = ["LOCK", MANIFEST_TEMPORARY, "lost+found"];
 
+/// Beside no manifest it says that all tables in the directory are what a restore has left: `docs/format.md` §5.4.
+pub(crate) const RESTORING: &str = "RESTORING";
+
 /// Makes sure that a directory is one that may be opened for writing, and lists it. One that is missing is created if
 /// `create` says so.
 pub(crate) fn prepare(fs: &dyn FileSystem, dir: &Path, create: bool) -> Result<Vec<String>> {
@@ -37,6 +40,11 @@ fn check(dir: &Path, listed: Result<Vec<String>>, may_be_new: bool) -> Result<Ve
     };
     if names.iter().any(|name| name == MANIFEST) {
         return Ok(names);
+    }
+    if names.iter().any(|name| name == RESTORING) {
+        return Err(not_a_database(
+            "a restore was interrupted here: run it again, or remove what it has left",
+        ));
     }
     let is_data =
         |name: &String| parse_table_file_name(name).is_some() || parse_segment_file_name(name).is_some();

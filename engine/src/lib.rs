@@ -52,6 +52,7 @@
 
 mod access;
 mod arena;
+mod backup;
 mod batch;
 mod catalog;
 mod checkpoint;
@@ -82,6 +83,7 @@ mod manifest_image;
 mod memory;
 mod memtable;
 mod metrics;
+mod moment;
 mod new_database;
 mod options;
 mod poison;
@@ -102,6 +104,10 @@ mod version;
 mod work;
 
 pub use access::{Access, ReadOnly, ReadWrite};
+pub use backup::{
+    BackupInfo, BackupList, BackupReport, Backups, RestoreOptions, RestoreReport, StreamOptions,
+    StreamReport, restore_stream,
+};
 pub use batch::WriteBatch;
 pub use checkpoint::CheckpointReport;
 pub use db::Db;

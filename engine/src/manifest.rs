@@ -12,6 +12,7 @@ use terrace_sstable::parse_table_file_name;
 use terrace_wal::{GrowingLog, HEADER_BYTES, RecordKind, parse_segment_file_name, segment_holds_records};
 
 use crate::catalog::{Catalog, DEFAULT_KEYSPACE, Edit, EditError, NEXT_TABLE_MAX, decode, encode};
+use crate::directory::RESTORING;
 use crate::manifest_image::ManifestImage;
 use crate::poison::Poison;
 
@@ -203,7 +204,7 @@ impl Manifest {
 
 /// Whether a file with this name is half made, and so nothing but a leftover.
 pub(crate) fn is_temporary(name: &str) -> bool {
-    name == MANIFEST_TEMPORARY
+    [MANIFEST_TEMPORARY, RESTORING].contains(&name)
         || name.strip_suffix(".tmp").is_some_and(|table| parse_table_file_name(table).is_some())
 }
 

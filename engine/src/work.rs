@@ -36,8 +36,8 @@ pub(crate) struct WorkState {
     pub compacting: Vec<(u32, Arc<Choice>)>,
     /// Keyspaces that a manual compaction has to itself.
     pub manual: HashSet<u32>,
-    /// How many checkpoints are being made.
-    pub checkpoints: usize,
+    /// How many checkpoints and backups are being made.
+    pub copies: usize,
     pub flush_trouble: Option<Trouble>,
     pub compaction_trouble: HashMap<u32, Trouble>,
 }

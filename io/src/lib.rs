@@ -5,7 +5,8 @@
 //! and under injected faults ([`FaultFileSystem`]). On top of the seam stand the I/O paths, one for each access
 //! pattern: [`Region`] for point reads (a read-only mapping), [`ScanReader`] for long scans (`pread` with readahead),
 //! [`SequentialWriter`] for tables being written (large aligned chunks), and [`LogFile`] for logs (`pwrite` into
-//! preallocated space, `fdatasync`).
+//! preallocated space, `fdatasync`), and [`OutputStream`] for files that leave through a pipe or a socket (`splice`,
+//! `sendfile`).
 //!
 //! What a kernel or a file system may do or not is asked in one place: [`KernelCapabilities`] and
 //! [`FileSystemCapabilities`]; what there is of memory, control groups and mounts in another: [`machine`].
@@ -24,6 +25,7 @@ mod log_file;
 pub mod machine;
 mod memory;
 mod os;
+mod output_stream;
 mod planted;
 mod processor;
 #[cfg(test)]
@@ -45,6 +47,7 @@ pub use fs::{
 pub use log_file::LogFile;
 pub use memory::{CrashPolicy, MemoryFileSystem, Mutation};
 pub use os::OsFileSystem;
+pub use output_stream::OutputStream;
 // Hidden: it is there for the tests of the tests, and does nothing without the feature `planted-bugs`.
 #[doc(hidden)]
 pub use planted::Bug;

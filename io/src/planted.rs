@@ -50,11 +50,15 @@ pub enum Bug {
     CheckpointTorn,
     /// The names of a checkpoint's tables are not made durable before its manifest.
     CheckpointNamesNotSynced,
+    /// The names of a backup's tables are not made durable before its manifest.
+    BackupNamesNotSynced,
+    /// Tables that were received, for a backup or a restore, are not verified.
+    ReceivedUnverified,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 21] = [
+    pub const ALL: [Bug; 23] = [
         Bug::TableNameNotSynced,
         Bug::SegmentNameNotSynced,
         Bug::AcknowledgedBeforeSync,
@@ -76,6 +80,8 @@ impl Bug {
         Bug::LockIgnored,
         Bug::CheckpointTorn,
         Bug::CheckpointNamesNotSynced,
+        Bug::BackupNamesNotSynced,
+        Bug::ReceivedUnverified,
     ];
 
     /// Whether this bug is in the program.

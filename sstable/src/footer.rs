@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use terrace_io::{Checksum, Error, PAGE_BYTES, Result};
+use terrace_io::{Checksum, Error, File, PAGE_BYTES, Result, read_exact_at};
 
 /// Bytes of the footer.
 pub(crate) const FOOTER_BYTES: usize = 64;
@@ -37,13 +37,26 @@ pub struct Footer {
     pub meta_len: u64,
     /// Bytes of the directory.
     pub directory_len: u32,
-    /// Checksum of the chunk checksums and the directory.
+    /// Checksum of the chunk checksums and the directory, and so of everything but the data blocks, which have their own.
     pub tail_crc: u32,
     /// The version of the format.
     pub format_version: u32,
 }
 
 impl Footer {
+    /// Reads the footer of a table file, and nothing else of it.
+    ///
+    /// [`Error::Corruption`] and [`Error::UnsupportedFormat`] if it is none that this version reads.
+    pub fn read(file: &dyn File) -> Result<Footer> {
+        let len = file.len()?;
+        let Some(offset) = len.checked_sub(FOOTER_BYTES as u64) else {
+            return Err(Error::corruption(file.path(), 0, format!("{len} bytes are no table")));
+        };
+        let mut bytes = [0; FOOTER_BYTES];
+        read_exact_at(file, &mut bytes, offset)?;
+        Footer::decode(&bytes, len, file.path())
+    }
+
     /// The bytes on disk.
     pub(crate) fn encode(&self) -> [u8; FOOTER_BYTES] {
         let mut bytes = [0; FOOTER_BYTES];

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use terrace::{Db, KeyspaceOptions, Options};
+use terrace::{Db, FileSystem, KeyspaceOptions, Options};
 use terrace_io::{CrashPolicy, FaultFileSystem, File, MemoryFileSystem};
 
 use crate::twisted::{Twist, Twisted};
@@ -85,7 +85,12 @@ impl Bench {
             .l0_trigger(2)
             .compaction_threads(1)
             .keyspace_defaults(KeyspaceOptions::new().table_bytes(64 << 10))
-            .file_system(Arc::new(Twisted::new(self.faults.clone(), Forgetful(self.memory.clone()))))
+            .file_system(self.file_system())
+    }
+
+    /// What it lies on: fails on command, and forgets what a failed sync has lost.
+    pub fn file_system(&self) -> Arc<dyn FileSystem> {
+        Arc::new(Twisted::new(self.faults.clone(), Forgetful(self.memory.clone())))
     }
 
     /// Opens it.

@@ -5,15 +5,19 @@
 //! that a fuzzer need not guess them. What reads the file is the public surface of the crates: see [`crate::exercise`].
 
 use std::collections::BTreeMap;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use terrace::{Compression, Db, Durability, FilterKind, KeyspaceOptions, WriteBatch};
+use terrace::{
+    Backups, Compression, Db, Durability, FileSystem, FilterKind, KeyspaceOptions, RestoreOptions,
+    StreamOptions, WriteBatch, restore_stream,
+};
 use terrace_io::MemoryFileSystem;
 
 use crate::exercise;
 use crate::forge::table::{BLOCKED_FILTER, BLOOM_FILTER, FENCES, LOCATOR, PROPERTIES, Parts};
-use crate::forge::{log as forge_log, put_varint, table as forge_table, u32_at};
+use crate::forge::{log as forge_log, put_varint, stream as forge_stream, table as forge_table, u32_at};
 use crate::samples::{self, Files, dir, files, options};
 
 /// A function that takes any bytes. Says whether they were let in: whether they came by the checks at the door
@@ -21,7 +25,7 @@ use crate::samples::{self, Files, dir, files, options};
 pub type Target = fn(&[u8]) -> bool;
 
 /// The targets, by the names that `fuzz/` gives them.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("block", block),
     ("metadata", metadata),
     ("footer", footer),
@@ -30,6 +34,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("log", log),
     ("manifest", manifest),
     ("batch", batch),
+    ("backup", backup),
     ("api", api),
 ];
 
@@ -296,6 +301,47 @@ pub fn batch(data: &[u8]) -> bool {
     exercise::database(&forged) && !parts.records.is_empty()
 }
 
+/// A stream of a backup, which is restored, and received into a directory of backups. It is let in if it becomes a
+/// database that opens.
+///
+/// # Panics
+///
+/// If what is refused leaves something, or an error does not say where.
+pub fn backup(data: &[u8]) -> bool {
+    if data.len() > INPUT_BYTES_MAX {
+        return false;
+    }
+    let mut stream = data.to_vec();
+    forge_stream::repair(&mut stream);
+    let memory = MemoryFileSystem::new();
+    // What a forged length may make it write.
+    memory.set_capacity(Some(16 << 20));
+    let fs: Arc<dyn FileSystem> = Arc::new(memory.clone());
+    let place = Path::new("/backups");
+    let backups = Backups::new(place).file_system(fs.clone());
+    let received = backups.receive(&stream[..]);
+    let restored = restore_stream(&stream[..], dir(), &RestoreOptions::new().file_system(fs));
+    if let Err(error) = &restored {
+        // That it leaves out tables is no fault of a stream.
+        let is_placed = error.path().is_some() || matches!(error, terrace::Error::InvalidArgument(_));
+        assert!(is_placed, "an error that does not say where: {error:?}");
+        let left = memory.read_dir(dir()).unwrap_or_default();
+        assert!(left.iter().all(|name| name == "LOCK"), "{error}, but this is left: {left:?}");
+    }
+    match received {
+        Err(_) => assert!(backups.list().map_or(true, |list| list.backups.is_empty()), "half a backup"),
+        Ok(report) => {
+            assert!(
+                backups.verify(None).is_ok_and(|report| report.is_ok()),
+                "a backup that was not verified"
+            );
+            backups.restore(Some(report.number), "/again").expect("it was verified");
+            backups.delete(report.number).expect("memory can forget it");
+        }
+    }
+    restored.is_ok() && exercise::database(&files(&memory))
+}
+
 /// Keys of [`api`]: few, so that they meet each other often, of lengths that decide something.
 fn api_key(byte: u8) -> Vec<u8> {
     match byte % 16 {
@@ -509,6 +555,20 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
     short.header[12..16].copy_from_slice(&2_u32.to_le_bytes());
     let both = [&(one.len() as u16).to_le_bytes(), &one[..], &short.write()].concat();
     seeds.push(("log", "segments".to_owned(), both));
+    for tables in 0..3 {
+        let fs = MemoryFileSystem::new();
+        let db = options(&fs).open(dir()).expect("the database opens");
+        for number in 0..tables {
+            let packed = KeyspaceOptions::new().compression(Compression::Snappy).table_bytes(64 << 10);
+            let keyspace = db.keyspace_with(&format!("keyspace {number}"), packed);
+            keyspace.and_then(|keyspace| keyspace.put("key", [b'v'; 60])).expect("memory takes writes");
+        }
+        let mut file = tempfile::tempfile().expect("there is a place for it");
+        db.backup_to_stream(&file, &StreamOptions::new()).expect("a file takes it");
+        let mut stream = Vec::new();
+        file.rewind().and_then(|()| file.read_to_end(&mut stream)).expect("it was written");
+        seeds.push(("backup", format!("stream-of-{tables}"), stream));
+    }
     for seed in 0..6 {
         use rand::Rng;
         let mut calls = vec![0; 20 << seed];

@@ -7,6 +7,8 @@
 //! - [`oracle`]: a history of changes, and whether a recovered database holds a prefix of it.
 //! - [`course`]: a history in which changes fail, and what a crash may leave of it.
 //! - [`sweep`]: runs very many small cases, or a sample of them.
+//! - [`copies`]: what tests of checkpoints and backups do to the databases that these are made of.
+//! - [`copy_faults`]: databases of which a copy is made while calls fail and machines stop.
 //! - [`faulty`]: databases over a file system that fails on command.
 //! - [`twisted`]: a file system that is another one, except for what a test wants different.
 //! - [`child`]: runs a test once more, in a process of its own.
@@ -26,6 +28,8 @@
 #![forbid(unsafe_code)]
 
 pub mod child;
+pub mod copies;
+pub mod copy_faults;
 pub mod course;
 pub mod exercise;
 pub mod faulty;

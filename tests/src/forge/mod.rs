@@ -3,11 +3,12 @@
 //!
 //! [`table`], [`log`] and [`manifest`] know where the fields of each file are; here is what is done to one. The forgers
 //! take a sound file apart, change a few fields of a few parts, and put it together again; what is checked by a length
-//! or a place elsewhere is sometimes moved along, sometimes not. [`table::repair`] and [`log::repair`] put the
-//! checksums of any bytes right, as far as they have a place.
+//! or a place elsewhere is sometimes moved along, sometimes not. [`table::repair`], [`log::repair`] and
+//! [`stream::repair`] put the checksums of any bytes right, as far as they have a place.
 
 pub mod log;
 pub mod manifest;
+pub mod stream;
 pub mod table;
 
 use std::ops::Range;

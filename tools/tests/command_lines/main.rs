@@ -6,6 +6,7 @@
 mod harness;
 mod sst_dump;
 mod terrace;
+mod terrace_backup;
 mod terrace_doctor;
 mod terrace_load;
 mod terrace_repair;

@@ -17,6 +17,9 @@ Examples:
   terrace load OTHER_DIR backup.jsonl
   terrace stats DIR
   terrace checkpoint DIR NEW_DIR
+  terrace backup DIR BACKUPS
+  terrace restore BACKUPS NEW_DIR
+  terrace backup DIR --stream | ssh HOST terrace restore --stream NEW_DIR
   terrace verify DIR
   terrace salvage DIR NEW_DIR --dry-run
   terrace doctor DIR
@@ -84,6 +87,13 @@ pub enum Command {
     Compact(Compact),
     /// Make a copy of a database as it is now, by hard links where there can be, in a new directory.
     Checkpoint(Checkpoint),
+    /// Add a backup of a database to a directory of backups, or send it as a stream to standard output.
+    Backup(Backup),
+    /// Restore a backup, from a directory of them or from standard input, in a new directory.
+    Restore(Restore),
+    /// List, verify, delete or receive the backups in a directory.
+    #[command(subcommand)]
+    Backups(Backups),
     /// Check every file of a database that is not open, and list all that is wrong. Changes nothing.
     Verify(Verify),
     /// Save what can still be read of a damaged database into a new one. Does not change the old one.
@@ -249,6 +259,133 @@ pub struct Checkpoint {
     /// The directory of the copy: missing, or empty.
     #[arg(value_name = "NEW")]
     pub new: PathBuf,
+
+    /// How to print what it was made of.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: OutputFormat,
+}
+
+/// A directory of backups keeps each table once, so that a backup copies only what is new. Each new table is verified where
+/// it has come to, and the backup exists only once all of it is there; one that was interrupted does not. (A program makes
+/// backups of a database that it has open with `Db::backup` and `Db::backup_to_stream`.)
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// The directory of the database.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+
+    /// The directory of the backups: missing, empty, or with backups in it.
+    #[arg(value_name = "BACKUPS", required_unless_present = "stream", conflicts_with = "stream")]
+    pub backups: Option<PathBuf>,
+
+    /// Send the backup to standard output, which must not be a terminal.
+    #[arg(long)]
+    pub stream: bool,
+
+    /// Leave out of the stream what this backup of the receiver has: a copy of its manifest, NNNNNN.backup. May be given
+    /// more than once.
+    #[arg(long, value_name = "FILE", requires = "stream", conflicts_with = "backups")]
+    pub since: Vec<PathBuf>,
+
+    /// How to print what it was made of.
+    #[arg(long, value_name = "FORMAT", default_value = "text", conflicts_with = "stream")]
+    pub format: OutputFormat,
+}
+
+/// Every table is verified before the new directory has a manifest, without which nothing opens. What a restore has left
+/// that was interrupted, the next one to the same place removes.
+#[derive(Debug, Args)]
+#[command(allow_missing_positional = true)]
+pub struct Restore {
+    /// The directory of the backups.
+    #[arg(value_name = "BACKUPS", required_unless_present = "stream", conflicts_with = "stream")]
+    pub backups: Option<PathBuf>,
+
+    /// The directory of the new database: missing, or empty.
+    #[arg(value_name = "NEW")]
+    pub new: PathBuf,
+
+    /// Read the backup from standard input, as `backup --stream` sends it.
+    #[arg(long)]
+    pub stream: bool,
+
+    /// The number of the backup [default: the newest].
+    #[arg(long, value_name = "NUMBER", conflicts_with = "stream")]
+    pub number: Option<u64>,
+
+    /// How to print what was restored.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: OutputFormat,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Backups {
+    /// Print what backups there are.
+    List(ListBackups),
+    /// Check every file of the backups, or of one, and list all that is wrong. Changes nothing.
+    Verify(VerifyBackups),
+    /// Delete backups by their numbers, and the tables that no other one needs.
+    Delete(DeleteBackups),
+    /// Delete the oldest backups, so that some are left.
+    Keep(KeepBackups),
+    /// Add a backup that comes from standard input, as `backup --stream` sends it.
+    Receive(ReceiveBackup),
+}
+
+#[derive(Debug, Args)]
+pub struct ListBackups {
+    /// The directory of the backups.
+    #[arg(value_name = "BACKUPS")]
+    pub backups: PathBuf,
+
+    /// How to print them.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = VERIFY_CODES)]
+pub struct VerifyBackups {
+    /// The directory of the backups.
+    #[arg(value_name = "BACKUPS")]
+    pub backups: PathBuf,
+
+    /// The number of a backup [default: all].
+    #[arg(long, value_name = "NUMBER")]
+    pub number: Option<u64>,
+
+    /// How to print what was found.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct DeleteBackups {
+    /// The directory of the backups.
+    #[arg(value_name = "BACKUPS")]
+    pub backups: PathBuf,
+
+    /// The numbers of those that go.
+    #[arg(value_name = "NUMBER", required = true)]
+    pub numbers: Vec<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct KeepBackups {
+    /// The directory of the backups.
+    #[arg(value_name = "BACKUPS")]
+    pub backups: PathBuf,
+
+    /// How many are left, the newest ones.
+    #[arg(value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub count: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct ReceiveBackup {
+    /// The directory of the backups: missing, empty, or with backups in it.
+    #[arg(value_name = "BACKUPS")]
+    pub backups: PathBuf,
 
     /// How to print what it was made of.
     #[arg(long, value_name = "FORMAT", default_value = "text")]

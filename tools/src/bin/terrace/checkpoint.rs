@@ -36,12 +36,20 @@ pub fn checkpoint(arguments: &Checkpoint) -> Result {
 }
 
 fn write_text(out: &mut dyn Write, report: &CheckpointReport) -> io::Result<()> {
+    write_tables(
+        out,
+        &[
+            ("linked", report.tables_linked, report.bytes_linked),
+            ("copied", report.tables_copied, report.bytes_copied),
+            ("written", report.tables_written, report.bytes_written),
+        ],
+    )
+}
+
+/// What became of how many tables, and of how many bytes.
+pub fn write_tables(out: &mut dyn Write, rows: &[(&str, u64, u64)]) -> io::Result<()> {
     let mut columns = Columns::new(["", ">tables", ">bytes"]);
-    for (what, tables, bytes) in [
-        ("linked", report.tables_linked, report.bytes_linked),
-        ("copied", report.tables_copied, report.bytes_copied),
-        ("written", report.tables_written, report.bytes_written),
-    ] {
+    for &(what, tables, bytes) in rows {
         columns.row([what.to_owned(), figures::count(tables), figures::bytes(bytes)]);
     }
     write!(out, "{columns}")

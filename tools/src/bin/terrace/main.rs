@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod backup;
 mod checkpoint;
 mod database;
 mod doctor;
@@ -34,6 +35,9 @@ fn main() -> ExitCode {
             Command::Stats(arguments) => stats::stats(&arguments),
             Command::Compact(arguments) => write::compact(&arguments),
             Command::Checkpoint(arguments) => checkpoint::checkpoint(&arguments),
+            Command::Backup(arguments) => backup::backup(&arguments),
+            Command::Restore(arguments) => backup::restore(&arguments),
+            Command::Backups(arguments) => backup::backups(&arguments),
             Command::Verify(arguments) => verify::verify(&arguments),
             Command::Salvage(arguments) => salvage::salvage(&arguments),
             Command::Doctor(arguments) => doctor::doctor(&arguments),

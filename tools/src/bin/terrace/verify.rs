@@ -25,7 +25,12 @@ pub fn verify(arguments: &Verify) -> Result {
     };
     let report = terrace::verify(&arguments.dir, &options)
         .map_err(|error| Failure::Code(FAILED, format!("nothing was verified: {error}")))?;
-    let printed = print(arguments.format, &report);
+    verdict(arguments.format, &report)
+}
+
+/// Prints what was found, and ends as that is.
+pub fn verdict(format: OutputFormat, report: &VerifyReport) -> Result {
+    let printed = print(format, report);
     // It stands also if nobody reads to the end.
     match report.severity() {
         Some(Severity::Damage) => Err(Failure::Code(DAMAGE, "damaged, but nothing is lost".to_owned())),
