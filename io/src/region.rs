@@ -38,11 +38,13 @@ pub struct Region {
 
 /// Who owns the bytes.
 enum Backing {
-    Mapped(Mmap),
-    /// Kept only to be freed.
-    Heap {
-        _bytes: Vec<u8>,
+    Mapped {
+        mapping: Mmap,
+        /// Whether the file is this user's: only of those the system says which pages are in memory.
+        is_ours: bool,
     },
+    /// Kept only to be freed.
+    Heap { _bytes: Vec<u8> },
 }
 
 // SAFETY: `bytes` is only ever read, through `&self`, and what it points to belongs to `backing`, which is `Send`.
@@ -66,18 +68,19 @@ impl Region {
         // lives (see the head of this file); its length was checked by our caller.
         let mapping = unsafe { MmapOptions::new().len(len).map_copy_read_only(file)? };
         let pointer = NonNull::from(&mapping[..]);
-        Ok(Region { bytes: pointer, backing: Backing::Mapped(mapping) })
+        let is_ours = is_ours(file);
+        Ok(Region { bytes: pointer, backing: Backing::Mapped { mapping, is_ours } })
     }
 
     /// Whether the bytes are a mapping of the file, so that the first touch of a page may wait for the device.
     pub fn is_mapped(&self) -> bool {
-        matches!(self.backing, Backing::Mapped(_))
+        matches!(self.backing, Backing::Mapped { .. })
     }
 
     /// Tells the operating system how a range will be used (`madvise`), rounded outwards to pages. A hint: what
     /// lies behind the end is ignored, errors are too, and it does nothing on the heap.
     pub fn advise(&self, advice: Advice, range: Range<usize>) {
-        let Backing::Mapped(mapping) = &self.backing else { return };
+        let Backing::Mapped { mapping, .. } = &self.backing else { return };
         let Some((start, len)) = clamped(range, mapping.len()) else { return };
         let checked = match advice {
             Advice::Normal => memmap2::Advice::Normal,
@@ -104,11 +107,28 @@ impl Region {
         huge_mapped_bytes(&String::from_utf8_lossy(&smaps), &(start..start + self.len()))
     }
 
+    /// Whether every page of a range, rounded outwards to pages, is in memory now, so that a look at it waits for no
+    /// device (`mincore`; a page that is still being read does not count, as it would for `cachestat`). True on the heap.
+    /// False where the operating system does not say, which includes files of other users: of those it calls all pages
+    /// resident. What lies behind the end is ignored.
+    ///
+    /// By the time of the look the system may have evicted the page.
+    pub fn is_resident(&self, range: Range<usize>) -> bool {
+        match &self.backing {
+            Backing::Mapped { mapping, is_ours: true } => match clamped(range, mapping.len()) {
+                Some((start, len)) => is_resident(mapping, start, len),
+                None => true,
+            },
+            Backing::Mapped { .. } => false,
+            Backing::Heap { .. } => true,
+        }
+    }
+
     /// How many of the bytes are in memory now (`mincore`), in whole pages. `None` on the heap, and where the
     /// operating system does not say.
     pub fn resident_bytes(&self) -> Option<u64> {
         match &self.backing {
-            Backing::Mapped(mapping) => resident_bytes(mapping),
+            Backing::Mapped { mapping, .. } => resident_bytes(mapping),
             Backing::Heap { .. } => None,
         }
     }
@@ -138,20 +158,56 @@ fn huge_mapped_bytes(smaps: &str, addresses: &Range<usize>) -> Option<u64> {
     bytes
 }
 
+/// Whether the system says of a file of ours which of its pages are in memory.
+fn is_ours(file: &fs::File) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    file.metadata().is_ok_and(|metadata| metadata.uid() == rustix::process::geteuid().as_raw())
+}
+
+#[cfg(target_os = "linux")]
+fn page_bytes() -> Option<usize> {
+    // SAFETY: `sysconf` has no preconditions.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()
+}
+
+/// Says for each page of `piece`, which is a part of a mapping and starts on a page boundary, whether it is in memory.
+/// False if the system refuses. `answer` has a byte for each page.
+#[cfg(target_os = "linux")]
+fn mincore(piece: &[u8], page_bytes: usize, answer: &mut [u8]) -> bool {
+    assert!(answer.len() >= piece.len().div_ceil(page_bytes), "there is a byte for each page");
+    let start = piece.as_ptr().cast_mut().cast();
+    // SAFETY: `start..start + len` lies in memory that is borrowed, and `answer` has a byte for each of its pages, as
+    // was just looked at; where `start` is on no page boundary, the call is refused. The memory itself is not touched.
+    unsafe { libc::mincore(start, piece.len(), answer.as_mut_ptr()) == 0 }
+}
+
+/// Whether all pages that `len` bytes from `start` on lie in are in memory. They lie in the mapping.
+#[cfg(target_os = "linux")]
+fn is_resident(mapping: &Mmap, start: usize, len: usize) -> bool {
+    const PIECE_PAGES: usize = 64;
+    let Some(page_bytes) = page_bytes() else { return false };
+    let whole = &mapping[start / page_bytes * page_bytes..start + len];
+    whole.chunks(PIECE_PAGES * page_bytes).all(|piece| {
+        let mut answer = [0; PIECE_PAGES];
+        let pages = piece.len().div_ceil(page_bytes);
+        mincore(piece, page_bytes, &mut answer) && answer[..pages].iter().all(|flags| flags & 1 != 0)
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_resident(_mapping: &Mmap, _start: usize, _len: usize) -> bool {
+    false
+}
+
 /// Asks in pieces, so that a large mapping does not need a large answer.
 #[cfg(target_os = "linux")]
 fn resident_bytes(mapping: &Mmap) -> Option<u64> {
     const PIECE_PAGES: usize = 16 * 1024;
-    // SAFETY: `sysconf` has no preconditions.
-    let page_bytes = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+    let page_bytes = page_bytes()?;
     let mut answer = vec![0u8; PIECE_PAGES.min(mapping.len().div_ceil(page_bytes))];
     let mut resident = 0u64;
     for piece in mapping.chunks(PIECE_PAGES * page_bytes) {
-        let start = piece.as_ptr().cast_mut().cast();
-        // SAFETY: `start..start + len` lies in the mapping and `start` on a page boundary, since mappings start on
-        // one; `answer` has a byte for each of its pages. The memory itself is not touched.
-        let refused = unsafe { libc::mincore(start, piece.len(), answer.as_mut_ptr()) } != 0;
-        if refused {
+        if !mincore(piece, page_bytes, &mut answer) {
             return None;
         }
         let pages = answer.iter().zip(piece.chunks(page_bytes));
@@ -241,6 +297,36 @@ mod tests {
         assert_eq!(region.iter().map(|byte| u64::from(*byte)).sum::<u64>(), 70_000);
         assert_eq!(region.resident_bytes(), Some(10_000));
         assert_eq!(Region::from_vec(vec![7; 10_000]).resident_bytes(), None);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_range_is_resident_once_it_was_touched_and_not_after_it_was_forgotten() {
+        use std::os::fd::AsRawFd;
+        // On a disk, for what lives in memory cannot be forgotten.
+        let mut file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        file.write_all(&vec![7; 100 * 4096 + 10]).unwrap();
+        file.sync_all().unwrap();
+        // SAFETY: the descriptor is open.
+        let forgotten = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        assert_eq!(forgotten, 0);
+        let region = Region::map(&file, 100 * 4096 + 10).unwrap();
+        region.advise(Advice::Random, 0..region.len());
+        if region.resident_bytes() != Some(0) {
+            eprintln!("skipped: this file system does not forget pages");
+            return;
+        }
+        assert!(!region.is_resident(0..1) && !region.is_resident(0..region.len()));
+        std::hint::black_box(region[5 * 4096 + 1]);
+        let resident: Vec<usize> =
+            (0..101).filter(|page| region.is_resident(page * 4096..page * 4096 + 1)).collect();
+        assert_eq!(resident, [5]);
+        assert!(region.is_resident(5 * 4096..6 * 4096) && region.is_resident(5 * 4096 + 4095..6 * 4096));
+        assert!(!region.is_resident(5 * 4096..6 * 4096 + 1) && !region.is_resident(5 * 4096 - 1..6 * 4096));
+        region.iter().for_each(|byte| assert_eq!(*byte, 7));
+        assert!(region.is_resident(0..usize::MAX) && region.is_resident(100 * 4096..region.len()));
+        assert!(region.is_resident(region.len()..region.len() + 1), "nothing is ignored");
+        assert!(Region::from_vec(vec![7; 10]).is_resident(0..10));
     }
 
     #[test]

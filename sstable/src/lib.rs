@@ -62,6 +62,7 @@ mod metadata;
 mod observe;
 mod options;
 mod properties;
+mod reach;
 mod reread;
 mod run_cursor;
 mod salvage;
