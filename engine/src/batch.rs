@@ -8,6 +8,7 @@ use terrace_sstable::{KEY_BYTES_MAX, Kind, SEQUENCE_MAX};
 
 use crate::Keyspace;
 use crate::codec::{Decoder, put_varint};
+use crate::commit::Request;
 use crate::keyspace::KeyspaceInner;
 
 /// Bytes of a batch payload before its operations: first sequence number, count.
@@ -86,6 +87,17 @@ impl WriteBatch {
         self.count += 1;
         self.user_bytes += (key.len() + value.len()) as u64;
         self.value_len_max = self.value_len_max.max(value.len() as u64);
+    }
+
+    /// As the commit path takes it.
+    pub(crate) fn request(&self) -> Request<'_> {
+        Request {
+            operations: &self.operations,
+            count: self.count,
+            user_bytes: self.user_bytes,
+            value_len_max: self.value_len_max,
+            keyspaces: &self.keyspaces,
+        }
     }
 
     /// The error of the first operation that was refused.

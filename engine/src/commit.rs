@@ -22,6 +22,8 @@ use terrace_io::{Bug, Error, Result};
 use terrace_sstable::SEQUENCE_MAX;
 use terrace_wal::Position;
 
+#[cfg(feature = "async")]
+use crate::batch::WriteBatch;
 use crate::batch::{BATCH_HEADER_BYTES, Operations, encode_header};
 use crate::core::Core;
 use crate::group_commit::GroupCommit;
@@ -43,7 +45,7 @@ pub(crate) struct Request<'a> {
     pub keyspaces: &'a [Arc<KeyspaceInner>],
 }
 
-/// A request that owns what it needs while it waits for a leader.
+/// A request that owns what it needs while it waits for a leader. It was admitted.
 pub(crate) struct OwnedRequest {
     operations: Vec<u8>,
     count: u32,
@@ -52,7 +54,19 @@ pub(crate) struct OwnedRequest {
 }
 
 impl OwnedRequest {
-    fn borrowed(&self) -> Request<'_> {
+    #[cfg(feature = "async")]
+    pub fn new(batch: WriteBatch) -> OwnedRequest {
+        let WriteBatch { operations, count, user_bytes, keyspaces, .. } = batch;
+        OwnedRequest { operations, count, user_bytes, keyspaces }
+    }
+
+    /// Bytes that it takes in the log, about.
+    #[cfg(feature = "async")]
+    pub fn byte_len(&self) -> usize {
+        BATCH_HEADER_BYTES + self.operations.len()
+    }
+
+    pub fn borrowed(&self) -> Request<'_> {
         Request {
             operations: &self.operations,
             count: self.count,
@@ -86,6 +100,15 @@ impl Writer {
 impl Core {
     /// Commits a batch. When this returns `Ok`, the batch is visible and survives what `durability` says.
     pub fn write(&self, request: Request<'_>, durability: Durability) -> Result<()> {
+        self.admit(&request)?;
+        if request.count == 0 {
+            return Ok(());
+        }
+        self.write_admitted(request, durability)
+    }
+
+    /// Looks whether a batch can be written at all, as far as that can be told without waiting for anything.
+    pub fn admit(&self, request: &Request<'_>) -> Result<()> {
         self.check_open()?;
         self.poison.check()?;
         if request.value_len_max > self.max_value_bytes {
@@ -95,14 +118,41 @@ impl Core {
         if request.keyspaces.iter().any(|keyspace| keyspace.instance != self.instance) {
             return Err(Error::invalid("the batch and the database belong to different databases"));
         }
-        if request.count == 0 {
-            return Ok(());
-        }
+        Ok(())
+    }
+
+    fn write_admitted(&self, request: Request<'_>, durability: Durability) -> Result<()> {
         self.wait_for_room(request.keyspaces, request.user_bytes)?;
         let end = match self.committer.try_lock() {
             Some(mut writer) => self.commit_one(&mut writer, request)?,
             None => self.commit_in_group(request)?,
         };
+        self.make_durable(end, durability)
+    }
+
+    /// Commits batches that were admitted, for a thread that does it for others: as one group, and with one sync if they
+    /// want one. Each happens whole or not at all, and has an outcome of its own, in their order.
+    #[cfg(feature = "async")]
+    pub fn write_group(&self, requests: &[Request<'_>], durability: Durability) -> Vec<Result<()>> {
+        let mut keyspaces: Vec<Arc<KeyspaceInner>> = Vec::new();
+        for keyspace in requests.iter().flat_map(|request| request.keyspaces) {
+            if !keyspaces.iter().any(|known| Arc::ptr_eq(known, keyspace)) {
+                keyspaces.push(keyspace.clone());
+            }
+        }
+        let user_bytes = requests.iter().map(|request| request.user_bytes).sum();
+        if self.wait_for_room(&keyspaces, user_bytes).is_err() {
+            // Perhaps only one of them is the reason.
+            return requests.iter().map(|request| self.write_admitted(*request, durability)).collect();
+        }
+        let mut ends: Vec<Result<Position>> = vec![Ok(Position::default()); requests.len()];
+        self.commit_requests(&mut self.committer.lock(), requests, |index, end| ends[index] = end);
+        let last = ends.iter().flatten().max().copied();
+        let durable = last.map_or(Ok(()), |last| self.make_durable(last, durability));
+        ends.into_iter().map(|end| end.and_then(|_| durable.clone())).collect()
+    }
+
+    fn make_durable(&self, end: Position, durability: Durability) -> Result<()> {
         match durability {
             Durability::Sync if Bug::AcknowledgedBeforeSync.is_planted() => Ok(()),
             Durability::Sync => self.log.sync_through(end),

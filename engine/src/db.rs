@@ -15,7 +15,6 @@ use crate::access::{Access, ReadWrite};
 use crate::backup::{BackupReport, StreamOptions, StreamReport};
 use crate::batch::WriteBatch;
 use crate::checkpoint::CheckpointReport;
-use crate::commit::Request;
 use crate::core::Core;
 use crate::health::Health;
 use crate::keyspace::Keyspace;
@@ -222,14 +221,7 @@ impl Db {
     /// Writes a batch, all of it or nothing; it survives what `durability` says.
     pub fn write_with(&self, batch: WriteBatch, durability: Durability) -> Result<()> {
         batch.check()?;
-        let request = Request {
-            operations: &batch.operations,
-            count: batch.count,
-            user_bytes: batch.user_bytes,
-            value_len_max: batch.value_len_max,
-            keyspaces: &batch.keyspaces,
-        };
-        self.core().write(request, durability)
+        self.core().write(batch.request(), durability)
     }
 
     /// Makes everything durable that was acknowledged before the call.

@@ -15,10 +15,11 @@ use crate::batch::{check_sizes, encode_operation};
 use crate::commit::Request;
 use crate::compact;
 use crate::current::Current;
+use crate::if_resident::IfResident;
 use crate::iter::{Cursor, Iter, borrowed, owned_bounds, prefix_bounds};
 use crate::options::{Durability, KeyspaceOptions};
 use crate::read_stats::{ReadStats, Recorder};
-use crate::version::State;
+use crate::version::{Hit, State};
 
 /// Times are quiet once no table was flushed for so long.
 const QUIET_AFTER: Duration = Duration::from_secs(5);
@@ -150,6 +151,35 @@ impl<A: Access> Keyspace<A> {
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
         let (state, visible) = A::look(&self.handle, &self.inner)?;
         Ok(state.find(key.as_ref(), visible)?.map(|hit| hit.into_slice()))
+    }
+
+    /// The value of a key, as [`Keyspace::get`] gives it, if that takes nothing that is not in memory: for callers that
+    /// must not wait for the disk. With [`IfResident::WouldWait`], hand the same get to a thread that may.
+    ///
+    /// Each page of tables, their metadata included, is asked for with `mincore` before it is looked at, which takes
+    /// about 0.3 µs for each; blocks of tables that are read by `pread` are read with `RWF_NOWAIT`. Where the
+    /// operating system does not tell what is in memory, nothing of a mapped file is taken for it, and neither is a
+    /// table that was not read from since it was opened, nor a value of more than 64 KiB in a table.
+    ///
+    /// Under memory pressure the system may evict a mapped page between the answer and the look: then this get waits for
+    /// the disk after all. And it may evict the pages of the value at any time after: it keeps its table mapped, not in memory.
+    ///
+    /// ```
+    /// use terrace::IfResident;
+    /// # fn main() -> terrace::Result<()> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let db = terrace::Db::open(directory.path())?;
+    /// db.put("pear", "green")?;
+    /// match db.get_if_resident("pear")? {
+    ///     IfResident::Resident(value) => assert_eq!(value.as_deref(), Some(&b"green"[..])),
+    ///     IfResident::WouldWait => unreachable!("it was written just now, and is in memory"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn get_if_resident(&self, key: impl AsRef<[u8]>) -> Result<IfResident<Option<Slice>>> {
+        let (state, visible) = A::look(&self.handle, &self.inner)?;
+        IfResident::of(state.find_resident(key.as_ref(), visible).map(|hit| hit.map(Hit::into_slice)))
     }
 
     /// Shows the value of a key to `read`, where it lies: the cheapest way to look at one.

@@ -40,6 +40,11 @@
 //! One process writes; any number read what it has written while it does ([`Db::open_read_only`]), and share the pages of
 //! its tables.
 //!
+//! # Tasks
+//!
+//! With the feature `async` there is the same API as futures and streams, for programs that use tokio: `AsyncDb`. Threads that
+//! must not wait for a disk have [`Keyspace::get_if_resident`] without it.
+//!
 //! # The directory is trusted
 //!
 //! Tables are mapped, so while a database is open nothing but its writer may change its files: the directory is locked
@@ -51,6 +56,8 @@
 #![deny(unsafe_code)]
 
 mod access;
+#[cfg(feature = "async")]
+mod aio;
 mod arena;
 mod backup;
 mod batch;
@@ -70,6 +77,7 @@ mod group_commit;
 mod group_sync;
 mod hazards;
 mod health;
+mod if_resident;
 mod iter;
 mod keyspace;
 mod log;
@@ -104,6 +112,8 @@ mod version;
 mod work;
 
 pub use access::{Access, ReadOnly, ReadWrite};
+#[cfg(feature = "async")]
+pub use aio::{AsyncDb, AsyncIter, AsyncKeyspace, AsyncRev, AsyncSnapshot, ReadOnlyAsyncDb};
 pub use backup::{
     BackupInfo, BackupList, BackupReport, Backups, RestoreOptions, RestoreReport, StreamOptions,
     StreamReport, restore_stream,
@@ -112,6 +122,7 @@ pub use batch::WriteBatch;
 pub use checkpoint::CheckpointReport;
 pub use db::Db;
 pub use health::Health;
+pub use if_resident::IfResident;
 pub use iter::{Cursor, Iter};
 pub use keyspace::Keyspace;
 pub use metrics::{KeyspaceMetrics, LevelMetrics, Metrics, ReadPaths};

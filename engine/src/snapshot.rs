@@ -10,11 +10,12 @@ use terrace_sstable::Slice;
 
 use crate::access::{Access, ReadWrite, of_different_databases};
 use crate::db::Handle;
+use crate::if_resident::IfResident;
 use crate::iter::{Cursor, Iter, owned_bounds, prefix_bounds};
 use crate::keyspace::{Keyspace, KeyspaceInner};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::version::State;
+use crate::version::{Hit, State};
 
 /// The live snapshots of a database.
 #[derive(Debug, Default)]
@@ -153,7 +154,7 @@ impl<A: Access> Snapshot<A> {
         A::snapshot_sequence(&self.inner)
     }
 
-    fn state(&self, keyspace: &Keyspace<A>) -> Result<Arc<State>> {
+    pub(crate) fn state(&self, keyspace: &Keyspace<A>) -> Result<Arc<State>> {
         A::snapshot_state(&self.inner, keyspace.handle(), keyspace.inner())
     }
 
@@ -161,6 +162,17 @@ impl<A: Access> Snapshot<A> {
     pub fn get(&self, keyspace: &Keyspace<A>, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
         let state = self.state(keyspace)?;
         Ok(state.find(key.as_ref(), self.sequence())?.map(|hit| hit.into_slice()))
+    }
+
+    /// See [`Keyspace::get_if_resident`].
+    pub fn get_if_resident(
+        &self,
+        keyspace: &Keyspace<A>,
+        key: impl AsRef<[u8]>,
+    ) -> Result<IfResident<Option<Slice>>> {
+        let state = self.state(keyspace)?;
+        let found = state.find_resident(key.as_ref(), self.sequence());
+        IfResident::of(found.map(|hit| hit.map(Hit::into_slice)))
     }
 
     /// See [`Keyspace::get_with`].

@@ -62,7 +62,8 @@ impl Run {
     }
 
     /// The only table that may have a key: whose smallest and largest key it lies between.
-    #[inline]
+    // A get goes through it for each level.
+    #[inline(always)]
     fn table_for(&self, key: &[u8]) -> Option<&Arc<Table>> {
         let Some(rest) = key.strip_prefix(&*self.shared) else {
             // Only the first can begin before what all their ends share.
@@ -191,6 +192,16 @@ impl Version {
         Ok(None)
     }
 
+    /// As [`Version::find`], as far as that needs nothing that is not in memory.
+    fn find_resident(&self, key: &[u8], snapshot: u64) -> Result<Option<Hit<'_>>> {
+        for table in self.tables_for(key).filter(|table| table.spans(key)) {
+            if let Some(found) = table.get_resident(key, snapshot)? {
+                return Ok((found.kind() == Kind::Put).then_some(Hit::Table(found, table)));
+            }
+        }
+        Ok(None)
+    }
+
     /// Has fetched what [`Version::find`] will look at for each of these keys, as far as one can tell: the processor waits
     /// for all of them at once.
     fn prefetch<'k>(&self, keys: impl Iterator<Item = &'k [u8]> + Clone) {
@@ -276,6 +287,14 @@ impl State {
         match self.find_in_memory(key, snapshot) {
             Some(stored) => Ok(Hit::of_stored(stored)),
             None => self.version.find(key, snapshot, observer),
+        }
+    }
+
+    /// The same, if it needs nothing that is not in memory: otherwise [`terrace_io::Error::is_would_wait`].
+    pub fn find_resident(&self, key: &[u8], snapshot: u64) -> Result<Option<Hit<'_>>> {
+        match self.find_in_memory(key, snapshot) {
+            Some(stored) => Ok(Hit::of_stored(stored)),
+            None => self.version.find_resident(key, snapshot),
         }
     }
 

@@ -149,6 +149,16 @@ impl Error {
         source.kind() == std::io::ErrorKind::OutOfMemory || [Errno::MFILE, Errno::NFILE].iter().any(is)
     }
 
+    /// The error of a reader that would have to wait for the device, and is not to.
+    pub fn would_wait(path: impl Into<PathBuf>) -> Self {
+        Error::io(path, Operation::Read, std::io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Whether this says that what was asked for is not in memory, and that the reader was not to wait for it.
+    pub fn is_would_wait(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
     /// Whether this says that a name is taken already.
     pub fn is_already_there(&self) -> bool {
         matches!(self, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists)

@@ -114,6 +114,14 @@ pub trait File: Debug + Send + Sync + 'static {
     /// Reads up to `buf.len()` bytes at `offset`; fewer than asked for, down to 0 at the end of the file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize>;
 
+    /// As [`File::read_at`], but without waiting for the device: only what is in memory now. `None` if nothing of it is,
+    /// and where nobody can tell. The answer and the reading are one step: what is evicted meanwhile was read, or
+    /// is not waited for.
+    fn read_resident_at(&self, buf: &mut [u8], offset: u64) -> Result<Option<usize>> {
+        let _ = (buf, offset);
+        Ok(None)
+    }
+
     /// As [`File::read_at`], but past the page cache: what the device has, not what is remembered of it. Where the file
     /// system cannot do that, the page cache is asked to forget the range first, which it need not do for pages
     /// that somebody has mapped. Slow, and never needed for a right answer: for finding out whether the two agree.

@@ -330,6 +330,19 @@ impl File for OsFile {
         uninterrupted(|| self.file.read_at(buf, offset)).map_err(self.failed(Operation::Read))
     }
 
+    #[cfg(target_os = "linux")]
+    fn read_resident_at(&self, buf: &mut [u8], offset: u64) -> Result<Option<usize>> {
+        use rustix::io::ReadWriteFlags;
+        let mut pieces = [io::IoSliceMut::new(buf)];
+        let read = || rustix::io::preadv2(&self.file, &mut pieces, offset, ReadWriteFlags::NOWAIT);
+        match retry_on_intr(read) {
+            Ok(read) => Ok(Some(read)),
+            // Not in memory; or this kernel, a filter before it or the file system knows no such reads.
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM) => Ok(None),
+            Err(errno) => Err(self.failed(Operation::Read)(errno.into())),
+        }
+    }
+
     fn read_past_cache_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
         let direct = self.direct.get_or_init(|| DirectFile::of(&self.file));
         if let Some(read) = direct.read_at(buf, offset) {

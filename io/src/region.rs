@@ -45,7 +45,7 @@ pub struct Region {
 enum Backing {
     Mapped {
         mapping: Mmap,
-        /// Device and number of the file, which tell it from all others as long as it is mapped.
+        /// What tells the file from all others as long as it is mapped.
         file: FileIdentity,
     },
     /// Kept only to be freed.
@@ -122,6 +122,23 @@ impl Region {
         huge_mapped_bytes(&String::from_utf8_lossy(&smaps), &(start..start + self.len()))
     }
 
+    /// Whether every page of a range, rounded outwards to pages, is in memory now, so that a look at it waits for no
+    /// device (`mincore`; a page that is still being read does not count, as it would for `cachestat`). True on the heap.
+    /// False where the operating system does not say, which includes files of other users: of those it calls all pages
+    /// resident. What lies behind the end is ignored.
+    ///
+    /// By the time of the look the system may have evicted the page.
+    pub fn is_resident(&self, range: Range<usize>) -> bool {
+        match &self.backing {
+            Backing::Mapped { file, .. } if !file.is_ours => false,
+            Backing::Mapped { mapping, .. } => match clamped(range, mapping.len()) {
+                Some((start, len)) => residency::is_resident(mapping, start, len),
+                None => true,
+            },
+            Backing::Heap { .. } => true,
+        }
+    }
+
     /// How many of the bytes are in memory now (`mincore`), in whole pages. `None` on the heap, and where the
     /// operating system does not say.
     pub fn resident_bytes(&self) -> Option<u64> {
@@ -129,10 +146,13 @@ impl Region {
         residency::resident_bytes(mapping)
     }
 
-    /// Which of the bytes are in memory now. `None` on the heap, and where the operating system does not say.
+    /// Which of the bytes are in memory now. `None` on the heap, and where the operating system does not say, which
+    /// includes files of other users.
     pub fn residency(&self) -> Option<Residency> {
-        let Backing::Mapped { mapping, .. } = &self.backing else { return None };
-        Residency::of(mapping)
+        match &self.backing {
+            Backing::Mapped { mapping, file } if file.is_ours => Residency::of(mapping),
+            _ => None,
+        }
     }
 
     /// Keeps a range in memory for as long as the region lives, rounded outwards to pages: locked (`mlock`), so that it
@@ -160,13 +180,16 @@ impl Region {
 struct FileIdentity {
     device: u64,
     number: u64,
+    /// Whether it is this user's: only of those the system says which pages are in memory.
+    is_ours: bool,
 }
 
 impl FileIdentity {
     fn of(file: &fs::File) -> io::Result<FileIdentity> {
         use std::os::unix::fs::MetadataExt;
         let metadata = file.metadata()?;
-        Ok(FileIdentity { device: metadata.dev(), number: metadata.ino() })
+        let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
+        Ok(FileIdentity { device: metadata.dev(), number: metadata.ino(), is_ours })
     }
 }
 

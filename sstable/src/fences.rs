@@ -10,6 +10,7 @@ use crate::block::BLOCK_BYTES_MAX;
 use crate::footer::MetadataBlock;
 use crate::key::{prefix, shared_prefix_len};
 use crate::metadata::Metadata;
+use crate::reach::Reach;
 
 /// Set in the offset of a block that starts with another version of the key that the block before ends with.
 const CONTINUES: u64 = 1 << 63;
@@ -153,33 +154,33 @@ impl Fences {
 
     /// Where block `index`, which exists, is in the file.
     #[inline]
-    pub(crate) fn extent(&self, metadata: &Metadata, index: usize) -> Result<Range<u64>> {
+    pub(crate) fn extent<'t>(&self, reach: impl Reach<'t>, index: usize) -> Result<Range<u64>> {
         let at = self.offsets + 8 * index;
-        let bytes = metadata.bytes(at..at + 16)?;
+        let bytes = reach.bytes(at..at + 16)?;
         let start = u64::from_le_bytes(bytes[..8].try_into().expect("8 of 16 bytes")) & !CONTINUES;
         let end = u64::from_le_bytes(bytes[8..].try_into().expect("8 of 16 bytes")) & !CONTINUES;
         if start >= end || end > self.data_len || end - start > BLOCK_BYTES_MAX as u64 {
-            return Err(metadata.damaged(at, format!("the fences give block {index} bytes {start}..{end}")));
+            let what = format!("the fences give block {index} bytes {start}..{end}");
+            return Err(reach.metadata().damaged(at, what));
         }
         Ok(start..end)
     }
 
     /// Whether block `index` starts with another version of the key that the block before ends with.
     #[inline]
-    pub(crate) fn continues(&self, metadata: &Metadata, index: usize) -> Result<bool> {
-        Ok(metadata.u64(self.offsets + 8 * index)? & CONTINUES != 0)
+    pub(crate) fn continues<'t>(&self, reach: impl Reach<'t>, index: usize) -> Result<bool> {
+        Ok(reach.u64(self.offsets + 8 * index)? & CONTINUES != 0)
     }
 
     /// The separator of block `index`, without the prefix that all share.
-    fn rest<'a>(&self, metadata: &'a Metadata, index: usize) -> Result<&'a [u8]> {
+    fn rest<'t>(&self, reach: impl Reach<'t>, index: usize) -> Result<&'t [u8]> {
         let at = self.ends + 4 * index;
-        let (start, end) = (metadata.u32(at)? as usize, metadata.u32(at + 4)? as usize);
+        let (start, end) = (reach.u32(at)? as usize, reach.u32(at + 4)? as usize);
         if start > end || end > self.bytes_len {
-            return Err(
-                metadata.damaged(at, format!("the fences give separator {index} bytes {start}..{end}"))
-            );
+            let what = format!("the fences give separator {index} bytes {start}..{end}");
+            return Err(reach.metadata().damaged(at, what));
         }
-        metadata.bytes(self.bytes + start..self.bytes + end)
+        reach.bytes(self.bytes + start..self.bytes + end)
     }
 
     /// The separator of block `index`.
@@ -209,7 +210,7 @@ impl Fences {
 
     /// How many separators are below `key`, and how many are not above it.
     #[inline]
-    fn bounds(&self, metadata: &Metadata, key: &[u8]) -> Result<(usize, usize)> {
+    fn bounds<'t>(&self, reach: impl Reach<'t>, key: &[u8]) -> Result<(usize, usize)> {
         let rest = match key.split_at_checked(self.shared.len()) {
             Some((front, rest)) => match front.cmp(&self.shared) {
                 Ordering::Less => return Ok((0, 0)),
@@ -220,15 +221,15 @@ impl Fences {
             None => return Ok((self.count, self.count)),
         };
         let target = prefix(rest);
-        let prefix_at = |i: usize| metadata.u64(self.prefixes + 8 * i);
+        let prefix_at = |i: usize| reach.u64(self.prefixes + 8 * i);
         let low = Self::partition(0..self.count, |i| Ok(prefix_at(i)? < target))?;
         if low == self.count || prefix_at(low)? != target {
             return Ok((low, low));
         }
         // Only here do the whole separators matter.
         let high = Self::partition(low + 1..self.count, |i| Ok(prefix_at(i)? == target))?;
-        let below = Self::partition(low..high, |i| Ok(self.rest(metadata, i)? < rest))?;
-        let not_above = Self::partition(below..high, |i| Ok(self.rest(metadata, i)? <= rest))?;
+        let below = Self::partition(low..high, |i| Ok(self.rest(reach, i)? < rest))?;
+        let not_above = Self::partition(below..high, |i| Ok(self.rest(reach, i)? <= rest))?;
         Ok((below, not_above))
     }
 
@@ -238,20 +239,20 @@ impl Fences {
     /// `first_sequence` tells the sequence number of a block's first entry; it is asked only for keys whose versions
     /// go on over several blocks.
     #[inline]
-    pub(crate) fn locate(
+    pub(crate) fn locate<'t>(
         &self,
-        metadata: &Metadata,
+        reach: impl Reach<'t>,
         key: &[u8],
         sequence: u64,
         mut first_sequence: impl FnMut(usize) -> Result<u64>,
     ) -> Result<usize> {
-        let (below, not_above) = self.bounds(metadata, key)?;
+        let (below, not_above) = self.bounds(reach, key)?;
         if below == not_above {
             return Ok(below.saturating_sub(1));
         }
         // Block `below` is the first whose separator is the key itself. The versions start in the one before if they
         // continue, and go on, descending, in the blocks up to `not_above`.
-        let first = if self.continues(metadata, below)? { below.saturating_sub(1) } else { below };
+        let first = if self.continues(reach, below)? { below.saturating_sub(1) } else { below };
         let after = Self::partition(first + 1..not_above, |i| Ok(first_sequence(i)? >= sequence))?;
         Ok(after - 1)
     }

@@ -9,7 +9,7 @@ use terrace_io::Result;
 use crate::block::Wrong;
 use crate::footer::{KIND_BLOCKED_FILTER, KIND_BLOOM_FILTER, MetadataBlock};
 use crate::locator::LINE_BYTES;
-use crate::metadata::Metadata;
+use crate::reach::Reach;
 use crate::{FilterKind, locator};
 use blocked::BlockedFilter;
 use bloom::BloomFilter;
@@ -69,20 +69,20 @@ pub(crate) fn place(directory: &[MetadataBlock]) -> Option<&MetadataBlock> {
 
 impl Filter {
     /// Reads the filter at `place`, or of a blocked one the header. The inner error says why it is refused.
-    pub(crate) fn read(metadata: &Metadata, place: &MetadataBlock) -> Result<Result<Filter, Wrong>> {
+    pub(crate) fn read<'t>(reach: impl Reach<'t>, place: &MetadataBlock) -> Result<Result<Filter, Wrong>> {
         if place.kind == KIND_BLOCKED_FILTER {
-            return Ok(BlockedFilter::read(metadata, place)?.map(Filter::Blocked));
+            return Ok(BlockedFilter::read(reach, place)?.map(Filter::Blocked));
         }
         let start = place.offset as usize;
-        let bytes = metadata.bytes(start..start + place.len as usize)?;
+        let bytes = reach.bytes(start..start + place.len as usize)?;
         Ok(BloomFilter::read(bytes).map(|filter| Filter::Bloom(Box::new(filter))))
     }
 
-    /// Whether a key may be in the table, whose id and metadata these are. If not, it is not.
+    /// Whether a key may be in the table, whose id this is and whose metadata is reached. If not, it is not.
     #[inline]
-    pub(crate) fn may_contain(&self, metadata: &Metadata, table_id: u64, key: &[u8]) -> Result<bool> {
+    pub(crate) fn may_contain<'t>(&self, reach: impl Reach<'t>, table_id: u64, key: &[u8]) -> Result<bool> {
         match self {
-            Filter::Blocked(filter) => filter.may_contain(metadata, locator::hash(key, table_id)),
+            Filter::Blocked(filter) => filter.may_contain(reach, locator::hash(key, table_id)),
             Filter::Bloom(filter) => Ok(filter.may_contain(key)),
         }
     }

@@ -122,9 +122,9 @@ pub struct VersionInfo {
 /// that a wrong filter or key range shows.
 pub fn explain(table: &Arc<Table>, key: &[u8], snapshot: u64) -> Result<Explanation> {
     let (storage, context, meta) = (table.storage()?, table.context(), table.meta());
-    let block = storage
-        .fences
-        .locate(&storage.metadata, key, snapshot, |index| storage.first_sequence(context, index))?;
+    let block = storage.fences.locate(&storage.metadata, key, snapshot, |index| {
+        storage.first_sequence(&storage.metadata, context, index)
+    })?;
     let extent = storage.extent(block)?;
     let bytes = storage.block(context, block, false)?;
     let sought = BlockHead::read(&bytes).and_then(|head| head.seek(&bytes, key, snapshot));
@@ -147,7 +147,7 @@ pub fn explain(table: &Arc<Table>, key: &[u8], snapshot: u64) -> Result<Explanat
         locator: located(table, key)?,
         in_range: *meta.smallest_key <= *key && *key <= *meta.largest_key,
         filter: storage
-            .filter()?
+            .filter(&storage.metadata)?
             .map(|filter| filter.may_contain(&storage.metadata, meta.table_id, key))
             .transpose()?,
         block,
@@ -162,7 +162,7 @@ pub fn explain(table: &Arc<Table>, key: &[u8], snapshot: u64) -> Result<Explanat
 /// Looks a key up in the locator.
 fn located(table: &Table, key: &[u8]) -> Result<Option<Located>> {
     let (storage, context) = (table.storage()?, table.context());
-    let Some(locator) = storage.locator()? else { return Ok(None) };
+    let Some(locator) = storage.locator(&storage.metadata)? else { return Ok(None) };
     let hash = locator::hash(key, storage.footer.table_id);
     let mut lookup = locator.lookup(&storage.metadata, hash)?;
     let (mut mistaken, mut place) = (0, None);

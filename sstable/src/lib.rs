@@ -63,6 +63,7 @@ mod observe;
 mod options;
 mod pins;
 mod properties;
+mod reach;
 mod reread;
 mod run_cursor;
 mod salvage;

@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::footer::MetadataBlock;
 use crate::metadata::Metadata;
+use crate::reach::Reach;
 
 /// Bytes of the header and of a bucket: a cache line.
 pub(crate) const LINE_BYTES: usize = 64;
@@ -269,12 +270,12 @@ impl Locator {
 
     /// Begins to look up the key with this hash: looks at its first bucket.
     #[inline]
-    pub(crate) fn lookup<'m>(&'m self, metadata: &'m Metadata, hash: u64) -> Result<Lookup<'m>> {
+    pub(crate) fn lookup<'m, R: Reach<'m>>(&'m self, reach: R, hash: u64) -> Result<Lookup<'m, R>> {
         let (home, fingerprint) = (self.header.home(hash), self.header.fingerprint(hash));
-        let bucket = self.bucket(metadata, home)?;
+        let bucket = self.bucket(reach, home)?;
         Ok(Lookup {
             locator: self,
-            metadata,
+            reach,
             fingerprint,
             next: self.header.following(home),
             looked_at: 1,
@@ -310,11 +311,12 @@ impl Locator {
     }
 
     #[inline]
-    fn bucket<'m>(&self, metadata: &'m Metadata, index: u32) -> Result<&'m [u8; LINE_BYTES]> {
+    fn bucket<'m>(&self, reach: impl Reach<'m>, index: u32) -> Result<&'m [u8; LINE_BYTES]> {
         let at = self.bucket_at(index);
-        let bucket = metadata.line(at)?;
+        let bucket = reach.line(at)?;
         if word(bucket, 0) & !(COUNT | OVERFLOW) != 0 {
-            return Err(metadata.damaged(at, "reserved bits of this bucket of the locator are not zero"));
+            let what = "reserved bits of this bucket of the locator are not zero";
+            return Err(reach.metadata().damaged(at, what));
         }
         Ok(bucket)
     }
@@ -331,9 +333,9 @@ pub(crate) struct Contents<'m> {
 }
 
 /// A key that is being looked up: goes from bucket to bucket and names the places where it may stand.
-pub(crate) struct Lookup<'m> {
+pub(crate) struct Lookup<'m, R> {
     locator: &'m Locator,
-    metadata: &'m Metadata,
+    reach: R,
     fingerprint: u32,
     /// The bucket to be looked at next.
     next: u32,
@@ -344,7 +346,7 @@ pub(crate) struct Lookup<'m> {
     matches: u32,
 }
 
-impl Lookup<'_> {
+impl<'m, R: Reach<'m>> Lookup<'m, R> {
     /// Whether there are no more places where the key may stand, as can be told from the bucket that was looked at last.
     #[inline]
     pub(crate) fn is_over(&self) -> bool {
@@ -361,7 +363,7 @@ impl Lookup<'_> {
             if self.looked_at == self.locator.header.buckets.min(LOOKUP_BUCKETS_MAX) {
                 return Err(self.leads_too_far());
             }
-            self.bucket = self.locator.bucket(self.metadata, self.next)?;
+            self.bucket = self.locator.bucket(self.reach, self.next)?;
             self.matches = matches(self.bucket, self.fingerprint, self.locator.fingerprint_mask);
             self.next = self.locator.header.following(self.next);
             self.looked_at += 1;
@@ -372,6 +374,12 @@ impl Lookup<'_> {
         let slot_bits = self.locator.header.slot_bits;
         let slot = location & !(u32::MAX << slot_bits);
         Ok(Some(Location { block: (location >> slot_bits) as usize, slot: slot as usize }))
+    }
+
+    /// How it gets at the buckets.
+    #[inline]
+    pub(crate) fn reach(&self) -> R {
+        self.reach
     }
 
     /// How many buckets have been looked at.
@@ -390,13 +398,13 @@ impl Lookup<'_> {
     pub(crate) fn leads_nowhere(&self, location: Location) -> terrace_io::Error {
         let Location { block, slot } = location;
         let what = format!("the locator gives slot {slot} of block {block}, which does not exist");
-        self.metadata.damaged(self.bucket_at(), what)
+        self.reach.metadata().damaged(self.bucket_at(), what)
     }
 
     #[cold]
     fn leads_too_far(&self) -> terrace_io::Error {
         let what = format!("the locator leads through more than {} buckets", self.looked_at());
-        self.metadata.damaged(self.bucket_at(), what)
+        self.reach.metadata().damaged(self.bucket_at(), what)
     }
 }
 

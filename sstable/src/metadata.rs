@@ -199,6 +199,43 @@ impl Metadata {
         prefetch(self.region.as_ptr().wrapping_add(self.start + at));
     }
 
+    /// Where in the region a range of the metadata region is, if it is one and not empty.
+    pub(crate) fn place_in_region(&self, range: &Range<usize>) -> Option<Range<usize>> {
+        let lies_within = range.start < range.end && range.end <= self.len;
+        lies_within.then(|| self.start + range.start..self.start + range.end)
+    }
+
+    /// The chunks that a range lies in and that have not been checked, each with its place in the region.
+    pub(crate) fn unverified(&self, range: &Range<usize>) -> impl Iterator<Item = (Range<usize>, usize)> {
+        let chunks = range.start / PAGE_BYTES..range.end.min(self.len).div_ceil(PAGE_BYTES);
+        chunks.filter(move |&chunk| !self.verified.contains(chunk)).filter_map(move |chunk| {
+            let at = chunk * PAGE_BYTES;
+            Some((self.place_in_region(&(at..self.len.min(at + PAGE_BYTES)))?, chunk))
+        })
+    }
+
+    /// Where in the region the checksum of a chunk is.
+    pub(crate) fn place_of_checksum(&self, chunk: usize) -> Range<usize> {
+        let at = self.start + self.len + 4 * chunk;
+        at..at + 4
+    }
+
+    /// Compares a chunk that is in memory with its checksum, and asks for nothing ahead. If it is wrong, it stays
+    /// unchecked, for [`Metadata::bytes`] to have a second look.
+    #[cold]
+    pub(crate) fn verify_in_memory(&self, chunk: usize) -> bool {
+        let is_right = self.is_right(chunk, &self.region[self.start..self.start + self.len]);
+        if is_right {
+            self.verified.insert(chunk);
+        }
+        is_right
+    }
+
+    /// The table's file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Compares a chunk with its checksum.
     #[cold]
     pub(crate) fn verify(&self, chunk: usize) -> Result<()> {
@@ -216,8 +253,8 @@ impl Metadata {
     /// Whether a chunk of `bytes`, which are those of the metadata region, has the right checksum.
     fn is_right(&self, chunk: usize, bytes: &[u8]) -> bool {
         let at = chunk * PAGE_BYTES;
-        let sum_at = self.start + self.len + 4 * chunk;
-        let sum = u32::from_le_bytes(self.region[sum_at..sum_at + 4].try_into().expect("4 bytes"));
+        let sum = &self.region[self.place_of_checksum(chunk)];
+        let sum = u32::from_le_bytes(sum.try_into().expect("4 bytes"));
         chunk_checksum(self.table_id, self.file_offset(at), &bytes[at..self.len.min(at + PAGE_BYTES)]) == sum
     }
 

@@ -73,6 +73,15 @@ impl Slice {
         Slice { pin: Pin::Table(table), range }
     }
 
+    /// Looks at each page of it, so that those which are not in memory come there now, and this thread waits for them
+    /// instead of the next one that reads the slice. They may be evicted again at any time. Costs nothing where the
+    /// bytes are on the heap.
+    pub fn bring_in(&self) {
+        if let Pin::Table(table) = &self.pin {
+            table.bring_in(&self.range);
+        }
+    }
+
     /// How many bytes stay in memory, or mapped, because of this slice: those of the table, buffer, block or
     /// piece of a memtable that it lies in.
     pub fn pinned_bytes(&self) -> u64 {

@@ -19,6 +19,7 @@ use crate::footer::{FOOTER_BYTES, Footer, KIND_FENCES, KIND_LOCATOR, KIND_PROPER
 use crate::locator::{LINE_BYTES, Location, Locator, Lookup};
 use crate::metadata::{Bits, Metadata};
 use crate::pins::Pinned;
+use crate::reach::Reach;
 use crate::{Compression, Properties, TableMeta, reread};
 
 /// An open table file.
@@ -317,17 +318,17 @@ impl Storage {
 
     /// The filter, if the table has one that can be used. Read at the first call.
     #[inline]
-    pub(crate) fn filter(&self) -> Result<Option<&Filter>> {
+    pub(crate) fn filter<'t>(&'t self, reach: impl Reach<'t>) -> Result<Option<&'t Filter>> {
         match self.filter.get() {
             Some(filter) => Ok(filter.as_ref()),
-            None => self.read_filter(),
+            None => self.read_filter(reach),
         }
     }
 
     #[cold]
-    fn read_filter(&self) -> Result<Option<&Filter>> {
+    fn read_filter<'t>(&'t self, reach: impl Reach<'t>) -> Result<Option<&'t Filter>> {
         let read = match filter::place(&self.directory) {
-            Some(place) => Some(Filter::read(&self.metadata, place)?),
+            Some(place) => Some(Filter::read(reach, place)?),
             None => None,
         };
         let filter = self.filter.get_or_init(|| match read? {
@@ -342,10 +343,10 @@ impl Storage {
 
     /// The locator, if the table has one that can be used. Its header is read at the first call.
     #[inline]
-    pub(crate) fn locator(&self) -> Result<Option<&Locator>> {
+    pub(crate) fn locator<'t>(&'t self, reach: impl Reach<'t>) -> Result<Option<&'t Locator>> {
         match self.locator.get() {
             Some(locator) => Ok(locator.as_ref()),
-            None => self.read_locator(),
+            None => self.read_locator(reach),
         }
     }
 
@@ -356,9 +357,9 @@ impl Storage {
     }
 
     #[cold]
-    fn read_locator(&self) -> Result<Option<&Locator>> {
+    fn read_locator<'t>(&'t self, reach: impl Reach<'t>) -> Result<Option<&'t Locator>> {
         let read = match self.locator_place() {
-            Some(place) => Some(self.locator_at(place)?),
+            Some(place) => Some(self.locator_at(reach, place)?),
             None => None,
         };
         let locator = self.locator.get_or_init(|| match read? {
@@ -377,9 +378,13 @@ impl Storage {
     }
 
     /// Reads the header of the locator there. The inner error says why it is refused.
-    pub(crate) fn locator_at(&self, place: &MetadataBlock) -> Result<Result<Locator, Wrong>> {
+    pub(crate) fn locator_at<'t>(
+        &'t self,
+        reach: impl Reach<'t>,
+        place: &MetadataBlock,
+    ) -> Result<Result<Locator, Wrong>> {
         let start = place.offset as usize;
-        let header = self.metadata.bytes(start..start + LINE_BYTES.min(place.len as usize))?;
+        let header = reach.bytes(start..start + LINE_BYTES.min(place.len as usize))?;
         Ok(Locator::read(place, header))
     }
 
@@ -399,25 +404,36 @@ impl Storage {
     /// Block `index`. A block that cannot be read in place goes into the cache if `keep` is set.
     #[inline]
     pub(crate) fn block(&self, context: &TableContext, index: usize, keep: bool) -> Result<Block<'_>> {
-        let extent = self.extent(index)?;
+        self.block_in_reach(&self.metadata, context, index, keep)
+    }
+
+    #[inline]
+    pub(crate) fn block_in_reach<'t>(
+        &'t self,
+        reach: impl Reach<'t>,
+        context: &TableContext,
+        index: usize,
+        keep: bool,
+    ) -> Result<Block<'t>> {
+        let extent = self.fences.extent(reach, index)?;
         if self.file.is_none() && self.properties.compression == Compression::None {
-            return self.raw_block(context, index, &extent);
+            return self.raw_block(reach, context, index, &extent);
         }
-        self.block_elsewhere(context, index, extent, keep)
+        self.block_elsewhere(reach, context, index, extent, keep)
     }
 
     /// The entry at a location that the locator gave.
     #[inline]
-    pub(crate) fn located_entry<'t>(
+    pub(crate) fn located_entry<'t, R: Reach<'t>>(
         &'t self,
         context: &TableContext,
-        lookup: &Lookup<'_>,
+        lookup: &Lookup<'t, R>,
         location: Location,
     ) -> Result<LocatedEntry<'t>> {
         if location.block >= self.fences.len() {
             return Err(lookup.leads_nowhere(location));
         }
-        let block = self.located_block(context, location.block)?;
+        let block = self.located_block(lookup.reach(), context, location.block)?;
         block::fetch(&block, location.slot, self.entry_len);
         let damaged = |what| self.damaged_block(location.block, what);
         let head = BlockHead::read(&block).map_err(damaged)?;
@@ -445,22 +461,35 @@ impl Storage {
     /// Block `index`, which exists, as [`Storage::block`] gives it; but where it is follows from its number if that can
     /// be, without a look at the fences.
     #[inline]
-    fn located_block(&self, context: &TableContext, index: usize) -> Result<Block<'_>> {
+    fn located_block<'t>(
+        &'t self,
+        reach: impl Reach<'t>,
+        context: &TableContext,
+        index: usize,
+    ) -> Result<Block<'t>> {
         if self.is_paged {
             let start = index * PAGE_BYTES;
-            return self.raw_block(context, index, &(start as u64..(start + PAGE_BYTES) as u64));
+            return self.raw_block(reach, context, index, &(start as u64..(start + PAGE_BYTES) as u64));
         }
-        self.block(context, index, true)
+        self.block_in_reach(reach, context, index, true)
     }
 
     /// The bytes of a block in the region, checked at their first touch. If they are wrong there and right on the
     /// device, those of the device.
     #[inline]
-    fn raw_block(&self, context: &TableContext, index: usize, extent: &Range<u64>) -> Result<Block<'_>> {
-        let bytes = &self.metadata.region()[extent.start as usize..extent.end as usize];
+    fn raw_block<'t, R: Reach<'t>>(
+        &'t self,
+        reach: R,
+        context: &TableContext,
+        index: usize,
+        extent: &Range<u64>,
+    ) -> Result<Block<'t>> {
+        let bytes = reach.region(extent.start as usize..extent.end as usize)?;
         if !self.verified.contains(index) {
-            self.will_need(extent);
-            if let Some(right) = self.check(context, extent.start, bytes)? {
+            if R::WAITS {
+                self.will_need(extent);
+            }
+            if let Some(right) = self.check_in_reach(reach, context, extent.start, bytes)? {
                 return Ok(Block::Shared(right));
             }
             self.verified.insert(index);
@@ -475,13 +504,16 @@ impl Storage {
         }
     }
 
-    fn block_elsewhere(
-        &self,
+    /// Never inlined: it would make the frame of every get larger.
+    #[inline(never)]
+    fn block_elsewhere<'t, R: Reach<'t>>(
+        &'t self,
+        reach: R,
         context: &TableContext,
         index: usize,
         extent: Range<u64>,
         keep: bool,
-    ) -> Result<Block<'_>> {
+    ) -> Result<Block<'t>> {
         let table_id = self.footer.table_id;
         let cached = context.cache.as_ref().and_then(|cache| cache.get(table_id, extent.start));
         if let Some(block) = cached {
@@ -490,10 +522,10 @@ impl Storage {
         }
         let block = match &self.file {
             None => {
-                if self.verified.contains(index) {
+                if R::WAITS && self.verified.contains(index) {
                     self.will_need(&extent);
                 }
-                let raw = self.raw_block(context, index, &extent)?;
+                let raw = self.raw_block(reach, context, index, &extent)?;
                 if !block::is_compressed(&raw) {
                     return Ok(raw);
                 }
@@ -502,8 +534,8 @@ impl Storage {
             Some(file) => {
                 let mut raw = zeros((extent.end - extent.start) as usize);
                 let bytes = Arc::get_mut(&mut raw).expect("nobody else has seen the new bytes");
-                read_exact_at(&**file, bytes, extent.start)?;
-                if let Some(right) = self.check(context, extent.start, &raw)? {
+                reach.read(&**file, bytes, extent.start)?;
+                if let Some(right) = self.check_in_reach(reach, context, extent.start, &raw)? {
                     raw = right;
                 }
                 let compressed = self.is_compressed(&raw);
@@ -524,11 +556,24 @@ impl Storage {
 
     /// Compares a raw block with its checksum. If that is wrong, but right on the device, gives the bytes that are
     /// there: to be used instead.
-    #[cold]
     pub(crate) fn check(&self, context: &TableContext, offset: u64, raw: &[u8]) -> Result<Option<Arc<[u8]>>> {
+        self.check_in_reach(&self.metadata, context, offset, raw)
+    }
+
+    #[cold]
+    fn check_in_reach<'t, R: Reach<'t>>(
+        &self,
+        _: R,
+        context: &TableContext,
+        offset: u64,
+        raw: &[u8],
+    ) -> Result<Option<Arc<[u8]>>> {
         if block::has_right_checksum(self.footer.table_id, offset, raw) {
             context.counters.block_checked(true);
             return Ok(None);
+        }
+        if !R::WAITS {
+            return Err(Error::would_wait(&*self.path));
         }
         let reread = reread::block_of(&*context.fs, &self.path, self.footer.table_id, offset, raw.len());
         if reread.is_err() {
@@ -573,8 +618,14 @@ impl Storage {
     }
 
     /// The sequence number of the first entry of block `index`.
-    pub(crate) fn first_sequence(&self, context: &TableContext, index: usize) -> Result<u64> {
-        let block = self.block(context, index, true)?;
+    #[inline(never)]
+    pub(crate) fn first_sequence<'t>(
+        &'t self,
+        reach: impl Reach<'t>,
+        context: &TableContext,
+        index: usize,
+    ) -> Result<u64> {
+        let block = self.block_in_reach(reach, context, index, true)?;
         let first = BlockHead::read(&block).and_then(|head| head.entry(&block, 0));
         first.map(|entry| entry.sequence).map_err(|what| self.damaged_block(index, what))
     }

@@ -19,6 +19,7 @@ use crate::key::compare_keys;
 use crate::locator::{self, Locator, Lookup};
 use crate::meta::{parse_table_file_name, table_file_name};
 use crate::observe::{Observer, ReadStep};
+use crate::reach::{InMemory, Reach};
 use crate::storage::{Block, Storage};
 use crate::{
     Compression, Kind, LocatorHeader, Properties, ReadPath, ScanMode, Slice, TableCursor, TableMeta,
@@ -109,7 +110,8 @@ impl Table {
 
     /// What the file's locator says of itself, if it has one that can be used.
     pub fn locator(&self) -> Result<Option<LocatorHeader>> {
-        Ok(self.storage()?.locator()?.map(|locator| locator.header))
+        let storage = self.storage()?;
+        Ok(storage.locator(&storage.metadata)?.map(|locator| locator.header))
     }
 
     /// The newest version of `key` with a sequence number of at most `snapshot`, tombstones included; `None` if the
@@ -130,28 +132,52 @@ impl Table {
             return Ok(None);
         }
         let storage = self.storage()?;
+        self.get_in_reach(storage, &storage.metadata, key, snapshot, observer)
+    }
+
+    /// [`Table::get`] for a key that the table [spans](Table::spans), if that needs nothing that is not in memory:
+    /// otherwise [`Error::is_would_wait`]. What it can wrongly take for being in memory, and for how long, says
+    /// `reach.rs`. A table that was not opened yet is not in memory.
+    pub fn get_resident<'t>(&'t self, key: &[u8], snapshot: u64) -> Result<Option<Found<'t>>> {
+        if snapshot < self.meta.smallest_sequence {
+            return Ok(None);
+        }
+        let Some(storage) = self.storage.get() else { return Err(Error::would_wait(self.path())) };
+        let reach = InMemory::new(&storage.metadata);
+        self.get_in_reach(storage, &reach, key, snapshot, &mut ())
+    }
+
+    #[inline(always)]
+    fn get_in_reach<'t, R: Reach<'t>>(
+        &'t self,
+        storage: &'t Storage,
+        reach: R,
+        key: &[u8],
+        snapshot: u64,
+        observer: &mut impl Observer,
+    ) -> Result<Option<Found<'t>>> {
         let (metadata, table_id) = (&storage.metadata, storage.footer.table_id);
         if self.uses_locator()
-            && let Some(locator) = storage.locator()?
+            && let Some(locator) = storage.locator(reach)?
         {
             let hash = locator::hash(key, table_id);
             observer.before(ReadStep::Locator, || metadata.place_of(locator.home_bytes(hash)));
-            let lookup = locator.lookup(metadata, hash)?;
+            let lookup = locator.lookup(reach, hash)?;
             if lookup.is_over() {
                 self.context.counters.locator_negative();
                 return Ok(None);
             }
             return self.find_located(storage, lookup, key, snapshot, observer);
         }
-        let filter = storage.filter()?;
+        let filter = storage.filter(reach)?;
         if let Some(filter) = filter {
             observer.before(ReadStep::Filter, || storage.filter_place());
-            if !filter.may_contain(metadata, table_id, key)? {
+            if !filter.may_contain(reach, table_id, key)? {
                 self.context.counters.filter_negative();
                 return Ok(None);
             }
         }
-        let found = self.find(storage, key, snapshot, observer)?;
+        let found = self.find(storage, reach, key, snapshot, observer)?;
         if filter.is_some() {
             self.context.counters.filter_positive(found.is_some());
         }
@@ -200,10 +226,10 @@ impl Table {
     }
 
     /// Where the locator leads, which knows every key of the table.
-    fn find_located<'t>(
+    fn find_located<'t, R: Reach<'t>>(
         &'t self,
         storage: &'t Storage,
-        mut lookup: Lookup<'t>,
+        mut lookup: Lookup<'t, R>,
         key: &[u8],
         snapshot: u64,
         observer: &mut impl Observer,
@@ -222,7 +248,7 @@ impl Table {
                     return Ok(Some(Found::new(located.block, located.entry)));
                 }
                 // The newest version is too new: the others stand behind it, perhaps blocks away.
-                let found = self.find(storage, key, snapshot, observer)?;
+                let found = self.find(storage, lookup.reach(), key, snapshot, observer)?;
                 counters.locator_positive(found.is_some());
                 return Ok(found);
             }
@@ -240,6 +266,7 @@ impl Table {
     fn find<'t>(
         &'t self,
         storage: &'t Storage,
+        reach: impl Reach<'t>,
         key: &[u8],
         snapshot: u64,
         observer: &mut impl Observer,
@@ -247,10 +274,10 @@ impl Table {
         observer.before(ReadStep::Fences, || storage.fences_place());
         let mut index = storage
             .fences
-            .locate(&storage.metadata, key, snapshot, |index| storage.first_sequence(&self.context, index))?;
+            .locate(reach, key, snapshot, |index| storage.first_sequence(reach, &self.context, index))?;
         loop {
             observer.before(ReadStep::Block, || storage.place_of_block(index));
-            let block = storage.block(&self.context, index, true)?;
+            let block = storage.block_in_reach(reach, &self.context, index, true)?;
             let sought = BlockHead::read(&block).and_then(|head| head.seek(&block, key, snapshot));
             match sought.map_err(|what| storage.damaged_block(index, what))?.entry {
                 Some((entry, true)) => {
@@ -264,7 +291,7 @@ impl Table {
             }
             // The versions of the key may go on in the next block, and only then.
             index += 1;
-            if index == storage.fences.len() || !storage.fences.continues(&storage.metadata, index)? {
+            if index == storage.fences.len() || !storage.fences.continues(reach, index)? {
                 return Ok(None);
             }
         }
@@ -290,7 +317,7 @@ impl Table {
         if key > &*self.meta.largest_key {
             return Ok(storage.footer.data_len);
         }
-        let first_sequence = |index| storage.first_sequence(&self.context, index);
+        let first_sequence = |index| storage.first_sequence(&storage.metadata, &self.context, index);
         let index = storage.fences.locate(&storage.metadata, key, u64::MAX, first_sequence)?;
         let extent = storage.extent(index)?;
         let is_long = extent.end - extent.start > PAGE_BYTES as u64;
@@ -407,6 +434,19 @@ impl Table {
             return Err(Error::corruption(&*self.file.path, storage.footer.meta_offset(), what));
         }
         Ok(self.storage.get_or_init(|| storage))
+    }
+
+    /// Has every page of a range of the region, which has been read from, come into memory, and waits for that.
+    pub(crate) fn bring_in(&self, range: &Range<usize>) {
+        let region = self.storage.get().map(|storage| storage.metadata.region());
+        let Some(region) = region.filter(|region| region.is_mapped()) else { return };
+        if range.len() > PAGE_BYTES {
+            // All at once: mapped at random, they would be read one after the other.
+            region.advise(terrace_io::Advice::WillNeed, range.clone());
+        }
+        for at in range.clone().step_by(PAGE_BYTES).chain(range.clone().last()) {
+            std::hint::black_box(region[at]);
+        }
     }
 
     /// What the table shares with others.

@@ -259,9 +259,9 @@ impl TableCursor {
     fn approach(&mut self, key: &[u8], sequence: u64) -> Result<usize> {
         self.restart();
         let (storage, context) = (self.table.storage()?, self.table.context());
-        let index = storage
-            .fences
-            .locate(&storage.metadata, key, sequence, |index| storage.first_sequence(context, index))?;
+        let index = storage.fences.locate(&storage.metadata, key, sequence, |index| {
+            storage.first_sequence(&storage.metadata, context, index)
+        })?;
         self.load(index)?;
         let sought = self.head.seek(self.block(), key, sequence);
         sought.map(|sought| sought.slot).map_err(|what| self.wrong(what))

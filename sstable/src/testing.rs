@@ -123,6 +123,13 @@ pub(crate) fn check_gets(table: &Arc<Table>, entries: &[Entry]) {
             let found = table.get(&entry.0, snapshot).unwrap();
             let is = found.as_ref().map(|found| (found.sequence(), found.kind(), found.value()));
             assert_eq!(is, expected.map(|entry| (entry.1, entry.2, &entry.3[..])), "entry {at}");
+            match table.get_resident(&entry.0, snapshot) {
+                Ok(resident) => {
+                    let is = resident.as_ref().map(|found| (found.sequence(), found.kind(), found.value()));
+                    assert_eq!(is, expected.map(|entry| (entry.1, entry.2, &entry.3[..])), "entry {at}");
+                }
+                Err(error) => assert!(error.is_would_wait(), "{error}"),
+            }
             if let (Some(found), Some(entry)) = (found, expected) {
                 assert_eq!(found.into_slice(table), entry.3);
             }

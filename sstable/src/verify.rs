@@ -227,7 +227,7 @@ struct Seen {
 }
 
 fn check_entries(file: Arc<dyn File>, storage: &Storage, report: &mut VerifyReport) {
-    let filter = storage.filter().unwrap_or_else(|error| {
+    let filter = storage.filter(&storage.metadata).unwrap_or_else(|error| {
         report.error(storage.footer.meta_offset(), &error);
         None
     });
@@ -293,7 +293,7 @@ fn check_of_locator<'s>(storage: &'s Storage, report: &mut VerifyReport) -> Opti
         return None;
     }
     let offset = storage.footer.meta_offset() + place.offset;
-    match storage.locator_at(place) {
+    match storage.locator_at(&storage.metadata, place) {
         Ok(Ok(locator)) => return Some(LocatorCheck::new(storage, locator)),
         Ok(Err(what)) => report.harmless(offset, format!("the locator cannot be used: {what}")),
         Err(error) => report.error(offset, &error),

@@ -19,6 +19,11 @@ pub trait Twist: Debug + Clone + Send + Sync + 'static {
         file.read_at(buf, offset)
     }
 
+    /// As [`File::write_at`] of this file.
+    fn write_at(&self, file: &dyn File, buf: &[u8], offset: u64) -> Result<usize> {
+        file.write_at(buf, offset)
+    }
+
     /// As [`File::sync`] of this file.
     fn sync(&self, file: &dyn File) -> Result<()> {
         file.sync()
@@ -116,7 +121,7 @@ impl<T: Twist> File for TwistedFile<T> {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<usize> {
-        self.inner.write_at(buf, offset)
+        self.twist.write_at(&*self.inner, buf, offset)
     }
 
     fn set_len(&self, len: u64) -> Result<()> {

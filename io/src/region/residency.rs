@@ -37,6 +37,35 @@ fn page_bytes() -> Option<usize> {
     usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()
 }
 
+/// Says for each page of `piece`, which is a part of a mapping and starts on a page boundary, whether it is in memory.
+/// False if the system refuses. `answer` has a byte for each page.
+#[cfg(target_os = "linux")]
+fn mincore(piece: &[u8], page_bytes: usize, answer: &mut [u8]) -> bool {
+    assert!(answer.len() >= piece.len().div_ceil(page_bytes), "there is a byte for each page");
+    let start = piece.as_ptr().cast_mut().cast();
+    // SAFETY: `start..start + len` lies in memory that is borrowed, and `answer` has a byte for each of its pages, as
+    // was just looked at; where `start` is on no page boundary, the call is refused. The memory itself is not touched.
+    unsafe { libc::mincore(start, piece.len(), answer.as_mut_ptr()) == 0 }
+}
+
+/// Whether all pages that `len` bytes from `start` on lie in are in memory. They lie in the mapping.
+#[cfg(target_os = "linux")]
+pub(super) fn is_resident(mapping: &Mmap, start: usize, len: usize) -> bool {
+    const PIECE_PAGES: usize = 64;
+    let Some(page_bytes) = page_bytes() else { return false };
+    let whole = &mapping[start / page_bytes * page_bytes..start + len];
+    whole.chunks(PIECE_PAGES * page_bytes).all(|piece| {
+        let mut answer = [0; PIECE_PAGES];
+        let pages = piece.len().div_ceil(page_bytes);
+        mincore(piece, page_bytes, &mut answer) && answer[..pages].iter().all(|flags| flags & 1 != 0)
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_resident(_mapping: &Mmap, _start: usize, _len: usize) -> bool {
+    false
+}
+
 /// Says of each page whether it is in memory, and how many bytes of the mapping it has. Asks in pieces, so that a large
 /// mapping does not need a large answer.
 #[cfg(target_os = "linux")]
@@ -45,11 +74,7 @@ fn for_each_page(mapping: &Mmap, mut each: impl FnMut(bool, usize)) -> Option<()
     let page_bytes = page_bytes()?;
     let mut answer = vec![0u8; PIECE_PAGES.min(mapping.len().div_ceil(page_bytes))];
     for piece in mapping.chunks(PIECE_PAGES * page_bytes) {
-        let start = piece.as_ptr().cast_mut().cast();
-        // SAFETY: `start..start + len` lies in the mapping and `start` on a page boundary, since mappings start on
-        // one; `answer` has a byte for each of its pages. The memory itself is not touched.
-        let refused = unsafe { libc::mincore(start, piece.len(), answer.as_mut_ptr()) } != 0;
-        if refused {
+        if !mincore(piece, page_bytes, &mut answer) {
             return None;
         }
         for (flags, page) in answer.iter().zip(piece.chunks(page_bytes)) {
@@ -67,6 +92,8 @@ fn for_each_page(_mapping: &Mmap, _each: impl FnMut(bool, usize)) -> Option<()> 
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
+    use std::io::Write;
+
     use super::super::tests::mapped;
     use crate::{Advice, Region};
 
@@ -83,22 +110,33 @@ mod tests {
     }
 
     #[test]
-    fn pages_that_the_cache_forgot_are_not() {
-        use std::io::Write;
-        // Not in memory alone, as a temporary directory may be.
+    fn a_range_is_resident_once_it_was_touched_and_not_after_it_was_forgotten() {
+        use std::os::fd::AsRawFd;
+        // On a disk, for what lives in memory cannot be forgotten.
         let mut file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        file.write_all(&vec![7; 1 << 20]).unwrap();
+        file.write_all(&vec![7; 100 * 4096 + 10]).unwrap();
         file.sync_all().unwrap();
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
-        let region = Region::map(&file, 1 << 20).unwrap();
-        region.advise(Advice::Random, 0..1 << 20);
+        // SAFETY: the descriptor is open.
+        let forgotten = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        assert_eq!(forgotten, 0);
+        let region = Region::map(&file, 100 * 4096 + 10).unwrap();
+        region.advise(Advice::Random, 0..region.len());
         if region.resident_bytes() != Some(0) {
-            eprintln!("skipped: this file system keeps pages that it is told to forget");
+            eprintln!("skipped: this file system does not forget pages");
             return;
         }
-        assert_eq!(region[30 << 12], 7);
+        assert!(!region.is_resident(0..1) && !region.is_resident(0..region.len()));
+        std::hint::black_box(region[5 * 4096 + 1]);
+        let resident: Vec<usize> =
+            (0..101).filter(|page| region.is_resident(page * 4096..page * 4096 + 1)).collect();
+        assert_eq!(resident, [5]);
         let residency = region.residency().unwrap();
-        assert!(residency.contains(30 << 12));
-        assert!(!residency.contains(200 << 12), "a page far away was read too");
+        assert!(residency.contains(5 * 4096) && !residency.contains(80 * 4096));
+        assert!(region.is_resident(5 * 4096..6 * 4096) && region.is_resident(5 * 4096 + 4095..6 * 4096));
+        assert!(!region.is_resident(5 * 4096..6 * 4096 + 1) && !region.is_resident(5 * 4096 - 1..6 * 4096));
+        region.iter().for_each(|byte| assert_eq!(*byte, 7));
+        assert!(region.is_resident(0..usize::MAX) && region.is_resident(100 * 4096..region.len()));
+        assert!(region.is_resident(region.len()..region.len() + 1), "nothing is ignored");
+        assert!(Region::from_vec(vec![7; 10]).is_resident(0..10));
     }
 }

@@ -9,7 +9,7 @@ use terrace_io::Result;
 use crate::block::Wrong;
 use crate::footer::MetadataBlock;
 use crate::locator::LINE_BYTES;
-use crate::metadata::Metadata;
+use crate::reach::Reach;
 
 /// More probes than this are no honest filter.
 const PROBES_MAX: u8 = 32;
@@ -50,12 +50,15 @@ impl BlockedFilter {
     }
 
     /// Reads the header of the filter at `place`. The inner error says why the filter is refused.
-    pub(crate) fn read(metadata: &Metadata, place: &MetadataBlock) -> Result<Result<BlockedFilter, Wrong>> {
+    pub(crate) fn read<'t>(
+        reach: impl Reach<'t>,
+        place: &MetadataBlock,
+    ) -> Result<Result<BlockedFilter, Wrong>> {
         let start = place.offset as usize;
         if place.len < LINE_BYTES as u64 {
             return Ok(Err("the filter is cut off"));
         }
-        let header = metadata.bytes(start..start + LINE_BYTES)?;
+        let header = reach.bytes(start..start + LINE_BYTES)?;
         let lines = u32::from_le_bytes(*header.first_chunk().expect("4 of 64 bytes"));
         let probes = header[4];
         if !place.offset.is_multiple_of(LINE_BYTES as u64) {
@@ -75,9 +78,9 @@ impl BlockedFilter {
 
     /// Whether the key with this hash may be in the table. If not, it is not.
     #[inline]
-    pub(crate) fn may_contain(&self, metadata: &Metadata, hash: u64) -> Result<bool> {
+    pub(crate) fn may_contain<'t>(&self, reach: impl Reach<'t>, hash: u64) -> Result<bool> {
         let at = self.start + LINE_BYTES * line_of(hash, self.lines);
-        let line = metadata.line(at)?;
+        let line = reach.line(at)?;
         // Without a branch for each probe: nobody can foretell them.
         let missing =
             bits(hash, self.probes).fold(0, |missing, bit| missing | (!line[bit / 8] & (1 << (bit % 8))));
@@ -122,6 +125,7 @@ mod tests {
     use super::*;
     use crate::footer::{FORMAT_VERSION, Footer, KIND_BLOCKED_FILTER};
     use crate::locator::hash;
+    use crate::metadata::Metadata;
 
     /// Metadata that holds nothing but a filter, and where that is.
     fn metadata(filter: Vec<u8>) -> (Metadata, MetadataBlock) {
