@@ -28,10 +28,10 @@ const ARROWS: [(&str, &str, &[&str]); 8] = [
 
 /// The only files with unsafe code.
 const FENCED: [&str; 9] = [
-    // One system call that no crate wraps.
-    "io/src/capabilities.rs",
     "io/src/processor.rs",
     "io/src/region.rs",
+    // One system call that no crate wraps.
+    "io/src/residency.rs",
     "io/src/os.rs",
     "io/src/usage.rs",
     "engine/src/arena.rs",

@@ -8,9 +8,9 @@
 //! preallocated space, `fdatasync`).
 //!
 //! What a kernel or a file system may do or not is asked in one place: [`KernelCapabilities`] and
-//! [`FileSystemCapabilities`].
+//! [`FileSystemCapabilities`]. What of a file is in memory, [`Residency`] tells.
 //!
-//! The `unsafe` code of this crate is all in `region.rs`, `os.rs`, `processor.rs`, `capabilities.rs` and `usage.rs`.
+//! The `unsafe` code of this crate is all in `region.rs`, `os.rs`, `processor.rs`, `residency.rs` and `usage.rs`.
 
 #![deny(unsafe_code)]
 
@@ -28,6 +28,7 @@ mod processor;
 #[cfg(test)]
 mod recorder;
 mod region;
+mod residency;
 mod scan_reader;
 mod sequential_writer;
 mod usage;
@@ -49,6 +50,7 @@ pub use os::OsFileSystem;
 pub use planted::Bug;
 pub use processor::{equal_words, prefetch};
 pub use region::Region;
+pub use residency::{PageCount, Residency};
 pub use scan_reader::ScanReader;
 pub use sequential_writer::SequentialWriter;
 pub use usage::ThreadUsage;

@@ -107,10 +107,18 @@ impl Region {
     /// How many of the bytes are in memory now (`mincore`), in whole pages. `None` on the heap, and where the
     /// operating system does not say.
     pub fn resident_bytes(&self) -> Option<u64> {
-        match &self.backing {
-            Backing::Mapped(mapping) => resident_bytes(mapping),
-            Backing::Heap { .. } => None,
-        }
+        let Backing::Mapped(mapping) = &self.backing else { return None };
+        let mut bytes = 0;
+        each_resident_page(mapping, |page_bytes| bytes += page_bytes as u64)?;
+        Some(bytes)
+    }
+
+    /// How many pages of a range that starts on a page, and within the region, are in memory now. `None` as above.
+    pub(crate) fn resident_pages(&self, range: Range<usize>) -> Option<u64> {
+        let Backing::Mapped(mapping) = &self.backing else { return None };
+        let mut pages = 0;
+        each_resident_page(mapping.get(range.start..range.end.min(mapping.len()))?, |_| pages += 1)?;
+        Some(pages)
     }
 }
 
@@ -138,31 +146,30 @@ fn huge_mapped_bytes(smaps: &str, addresses: &Range<usize>) -> Option<u64> {
     bytes
 }
 
+/// Tells of each page of a part of a mapping that starts on a page, if it is in memory, how many of the bytes it has.
 /// Asks in pieces, so that a large mapping does not need a large answer.
 #[cfg(target_os = "linux")]
-fn resident_bytes(mapping: &Mmap) -> Option<u64> {
+fn each_resident_page(mapped: &[u8], mut found: impl FnMut(usize)) -> Option<()> {
     const PIECE_PAGES: usize = 16 * 1024;
     // SAFETY: `sysconf` has no preconditions.
     let page_bytes = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
-    let mut answer = vec![0u8; PIECE_PAGES.min(mapping.len().div_ceil(page_bytes))];
-    let mut resident = 0u64;
-    for piece in mapping.chunks(PIECE_PAGES * page_bytes) {
+    let mut answer = vec![0u8; PIECE_PAGES.min(mapped.len().div_ceil(page_bytes))];
+    for piece in mapped.chunks(PIECE_PAGES * page_bytes) {
         let start = piece.as_ptr().cast_mut().cast();
-        // SAFETY: `start..start + len` lies in the mapping and `start` on a page boundary, since mappings start on
-        // one; `answer` has a byte for each of its pages. The memory itself is not touched.
+        // SAFETY: `start..start + len` lies in a mapping, and `answer` has a byte for each page of it. (If `start` is
+        // not on a page boundary the kernel refuses.) The memory itself is not touched.
         let refused = unsafe { libc::mincore(start, piece.len(), answer.as_mut_ptr()) } != 0;
         if refused {
             return None;
         }
         let pages = answer.iter().zip(piece.chunks(page_bytes));
-        resident +=
-            pages.filter(|(flags, _)| **flags & 1 != 0).map(|(_, page)| page.len() as u64).sum::<u64>();
+        pages.filter(|(flags, _)| **flags & 1 != 0).for_each(|(_, page)| found(page.len()));
     }
-    Some(resident)
+    Some(())
 }
 
 #[cfg(not(target_os = "linux"))]
-fn resident_bytes(_mapping: &Mmap) -> Option<u64> {
+fn each_resident_page(_mapped: &[u8], _found: impl FnMut(usize)) -> Option<()> {
     None
 }
 
