@@ -4,7 +4,7 @@
 //! turns keys and values into text and back, [`bounds`] arguments into ranges; [`figures`], [`columns`] and
 //! [`calendar`] print numbers, tables and times, [`progress`] a bar; [`environment`] says what machine a report comes
 //! from. [`doctor`] finds out what on this machine matters to a database and what to change, from [`root`], [`mounts`] and
-//! [`cgroup`]. [`ycsb`] is the workload driver itself: the binary of that name only reads its arguments and prints.
+//! [`cgroup`]. [`residency`] shows what of a database is in memory. [`ycsb`] is the workload driver itself: the binary of that name only reads its arguments and prints.
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ pub mod figures;
 pub mod mounts;
 pub mod notation;
 pub mod progress;
+pub mod residency;
 pub mod root;
 pub mod tool;
 pub mod ycsb;

@@ -9,4 +9,5 @@ mod terrace;
 mod terrace_doctor;
 mod terrace_load;
 mod terrace_repair;
+mod terrace_residency;
 mod ycsb;
