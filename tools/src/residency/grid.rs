@@ -85,25 +85,41 @@ impl<'s> Map<'s> {
     }
 }
 
-/// The keys at which columns of about as many bytes each begin. A table of which nothing else is known has all its bytes at
-/// its first key.
+/// The keys at which columns of about as many bytes each begin. A table of which nothing is known has all its bytes at its
+/// first key. A column begins with it, and another one behind it, so that no cell of its level shows only what its
+/// neighbours have.
 fn dividing_keys(keyspace: &Keyspace, columns: usize) -> Vec<Vec<u8>> {
     let mut pieces: Vec<(&[u8], u64)> = Vec::new();
+    let (mut unknown_starts, mut unknown_ends): (Vec<&[u8]>, Vec<&[u8]>) = (Vec::new(), Vec::new());
     for table in keyspace.tables() {
         match &table.pages {
             Ok(pages) => pieces.extend(
                 pages.segments.iter().map(|segment| (&*segment.first_key, segment.pages.total.max(1))),
             ),
-            Err(_) => pieces.push((&table.smallest_key, (table.file_bytes / PAGE_BYTES as u64).max(1))),
+            Err(_) => {
+                pieces.push((&table.smallest_key, (table.file_bytes / PAGE_BYTES as u64).max(1)));
+                unknown_starts.push(&table.smallest_key);
+                unknown_ends.push(&table.largest_key);
+            }
         }
     }
     pieces.sort_unstable();
+    // The next one is the last.
+    unknown_starts.sort_unstable_by(|a, b| b.cmp(a));
+    unknown_ends.sort_unstable_by(|a, b| b.cmp(a));
     // In units of which a column has as many as there are pages.
     let column: u128 = pieces.iter().map(|(_, pages)| u128::from(*pages)).sum();
     let (mut at, mut next) = (0, 0);
     let mut keys: Vec<Vec<u8>> = Vec::new();
     for (key, pages) in pieces {
-        if at >= next && keys.len() < columns && keys.last().is_none_or(|last| **last < *key) {
+        let mut is_due = at >= next;
+        while unknown_starts.pop_if(|start| **start <= *key).is_some() {
+            is_due = true;
+        }
+        while unknown_ends.pop_if(|end| **end < *key).is_some() {
+            is_due = true;
+        }
+        if is_due && keys.len() < columns && keys.last().is_none_or(|last| **last < *key) {
             keys.push(key.to_vec());
             next += column;
             if next <= at {
@@ -228,6 +244,23 @@ mod tests {
             map.rows[0].cells.iter().map(|cell| cell.as_ref().map_or(9, |cell| cell.unknown)).collect();
         assert_eq!((map.columns.len(), unknown), (3, vec![1, 0, 0]));
         assert_eq!(map.rows[0].parts.data, pages(6, 20));
+    }
+
+    #[test]
+    fn what_is_not_known_has_columns_of_its_own() {
+        let newest = table("4", &[("a1", 0), ("d", 0)], "z");
+        let mut broken = table("2", &[("c1", 1), ("d1", 1)], "g");
+        broken.pages = Err("damaged".into());
+        let (before, behind) =
+            (table("1", &[("a", 1), ("b", 1)], "bz"), table("3", &[("h", 1), ("i", 1)], "iz"));
+        let levels = vec![vec![newest], vec![before, broken, behind]];
+        let keyspace = Keyspace { name: "k".into(), levels };
+        let map = Map::new(&keyspace, 5);
+        assert_eq!(map.columns, [&b"a"[..], b"b", b"c1", b"d", b"h"]);
+        let of_broken = |cell: &Cell| (cell.unknown, cell.parts.data.total > 0);
+        let cells: Vec<_> = map.rows[1].cells.iter().map(|cell| cell.as_ref().map(of_broken)).collect();
+        let (known, unknown) = (Some((0, true)), Some((1, false)));
+        assert_eq!(cells, [known, known, unknown, unknown, known]);
     }
 
     #[test]
