@@ -8,7 +8,6 @@
 //! The kernel is asked once per process ([`KernelCapabilities::get`]), by whichever thread comes first. A file system is
 //! asked each time ([`FileSystemCapabilities::of_dir`]), since each directory may be on another one; it takes up to
 //! some milliseconds, so keep the answer.
-#![cfg_attr(target_os = "linux", expect(unsafe_code, reason = "cachestat has no safe wrapper"))]
 
 use std::fmt;
 use std::path::Path;
@@ -130,7 +129,7 @@ impl FileSystemCapabilities {
 mod system {
     use std::fs::File;
     use std::io::{IoSlice, IoSliceMut};
-    use std::os::fd::{AsRawFd, OwnedFd};
+    use std::os::fd::{AsFd, OwnedFd};
     use std::path::Path;
 
     use rustix::fs::{MemfdFlags, Mode, OFlags};
@@ -138,8 +137,8 @@ mod system {
     use rustix::thread::{MembarrierCommand, membarrier};
 
     use super::{FileSystemCapabilities, KernelCapabilities};
-    use crate::Region;
     use crate::os::DONTCACHE;
+    use crate::{Region, residency};
 
     /// What the largest pages of the page cache hold where pages have 4 KiB, and what tables are written in.
     const HUGE_BYTES: usize = 2 << 20;
@@ -191,39 +190,9 @@ mod system {
         answer.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
 
-    /// The number of `cachestat`: the same on all architectures that came late enough.
-    const CACHESTAT: Option<libc::c_long> = if cfg!(any(
-        target_arch = "x86_64",
-        target_arch = "x86",
-        target_arch = "aarch64",
-        target_arch = "arm",
-        target_arch = "riscv64",
-        target_arch = "powerpc64",
-        target_arch = "s390x",
-        target_arch = "loongarch64",
-    )) {
-        Some(451)
-    } else {
-        None
-    };
-
     fn cachestat(file: &OwnedFd) -> Result<()> {
-        /// `struct cachestat_range`: offset, length.
-        type Range = [u64; 2];
-        /// `struct cachestat`: pages in the cache, dirty, being written, evicted, recently evicted.
-        type Counts = [u64; 5];
-        let range: Range = [0, 4096];
-        let mut counts: Counts = [0; 5];
-        let no_flags: libc::c_uint = 0;
-        let number = CACHESTAT.ok_or(Errno::NOSYS)?;
-        // SAFETY: the descriptor is open, and the kernel reads a `cachestat_range` and writes a `cachestat`, whose
-        // layouts these are; both live until it returns.
-        let answer =
-            unsafe { libc::syscall(number, file.as_raw_fd(), &raw const range, &raw mut counts, no_flags) };
-        match answer {
-            0 => Ok(()),
-            _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
-        }
+        let answer = residency::cachestat(file.as_fd(), 0..crate::PAGE_BYTES as u64);
+        answer.map(|_| ()).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOSYS))
     }
 
     /// Writes as tables are written, maps as they are mapped, and looks at what became of it.

@@ -9,9 +9,10 @@
 //! `sendfile`).
 //!
 //! What a kernel or a file system may do or not is asked in one place: [`KernelCapabilities`] and
-//! [`FileSystemCapabilities`]; what there is of memory, control groups and mounts in another: [`machine`].
+//! [`FileSystemCapabilities`]; what there is of memory, control groups and mounts in another: [`machine`]. What of a file
+//! is in memory, [`Residency`] tells.
 //!
-//! The `unsafe` code of this crate is all in `region.rs`, `region/`, `os.rs`, `processor.rs`, `capabilities.rs` and `usage.rs`.
+//! The `unsafe` code of this crate is all in `region.rs`, `region/`, `os.rs`, `processor.rs`, `residency.rs` and `usage.rs`.
 
 #![deny(unsafe_code)]
 
@@ -31,6 +32,7 @@ mod processor;
 #[cfg(test)]
 mod recorder;
 mod region;
+mod residency;
 mod scan_reader;
 mod sequential_writer;
 mod usage;
@@ -52,7 +54,8 @@ pub use output_stream::OutputStream;
 #[doc(hidden)]
 pub use planted::Bug;
 pub use processor::{equal_words, prefetch};
-pub use region::{Pin, Region, Residency};
+pub use region::{Pin, Region, ResidentPages};
+pub use residency::{PageCount, Residency};
 pub use scan_reader::{CacheUse, ScanReader};
 pub use sequential_writer::SequentialWriter;
 pub use usage::{ThreadUsage, release_freed_memory};

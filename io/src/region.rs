@@ -21,11 +21,11 @@ use std::ptr::NonNull;
 use memmap2::{Mmap, MmapOptions};
 
 mod pin;
-mod residency;
+mod resident_pages;
 
 use crate::Advice;
 pub use pin::Pin;
-pub use residency::Residency;
+pub use resident_pages::ResidentPages;
 
 /// Read-only bytes of a file, mapped or on the heap.
 ///
@@ -132,7 +132,7 @@ impl Region {
         match &self.backing {
             Backing::Mapped { file, .. } if !file.is_ours => false,
             Backing::Mapped { mapping, .. } => match clamped(range, mapping.len()) {
-                Some((start, len)) => residency::is_resident(mapping, start, len),
+                Some((start, len)) => resident_pages::is_resident(mapping, start, len),
                 None => true,
             },
             Backing::Heap { .. } => true,
@@ -143,16 +143,22 @@ impl Region {
     /// operating system does not say.
     pub fn resident_bytes(&self) -> Option<u64> {
         let Backing::Mapped { mapping, .. } = &self.backing else { return None };
-        residency::resident_bytes(mapping)
+        resident_pages::resident_bytes(mapping)
     }
 
     /// Which of the bytes are in memory now. `None` on the heap, and where the operating system does not say, which
     /// includes files of other users.
-    pub fn residency(&self) -> Option<Residency> {
+    pub fn residency(&self) -> Option<ResidentPages> {
         match &self.backing {
-            Backing::Mapped { mapping, file } if file.is_ours => Residency::of(mapping),
+            Backing::Mapped { mapping, file } if file.is_ours => ResidentPages::of(mapping),
             _ => None,
         }
+    }
+
+    /// How many pages of a range that starts on a page, and within the region, are in memory now. `None` as above.
+    pub(crate) fn resident_pages(&self, range: Range<usize>) -> Option<u64> {
+        let Backing::Mapped { mapping, .. } = &self.backing else { return None };
+        resident_pages::count(mapping.get(range.start..range.end.min(mapping.len()))?)
     }
 
     /// Keeps a range in memory for as long as the region lives, rounded outwards to pages: locked (`mlock`), so that it

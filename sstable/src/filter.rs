@@ -4,6 +4,8 @@
 mod blocked;
 mod bloom;
 
+use std::ops::Range;
+
 use terrace_io::Result;
 
 use crate::block::Wrong;
@@ -85,6 +87,13 @@ impl Filter {
             Filter::Blocked(filter) => filter.may_contain(reach, locator::hash(key, table_id)),
             Filter::Bloom(filter) => Ok(filter.may_contain(key)),
         }
+    }
+
+    /// Where in the metadata region it looks for a key; `None` if that is all over it.
+    pub(crate) fn looks_at(&self, table_id: u64, key: &[u8]) -> Option<Range<usize>> {
+        let Filter::Blocked(filter) = self else { return None };
+        let at = filter.line_at(locator::hash(key, table_id));
+        Some(at..at + LINE_BYTES)
     }
 
     /// Bytes of heap.

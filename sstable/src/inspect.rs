@@ -1,5 +1,6 @@
 //! What is in a table, for people who look inside: its layout, and how a key is looked up in it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use terrace_io::Result;
@@ -7,8 +8,8 @@ use terrace_io::Result;
 use crate::block::BlockHead;
 use crate::cursor::{Cursor, ScanMode};
 use crate::footer::{Footer, MetadataBlock};
-use crate::locator;
 use crate::{Kind, Properties, Slice, Table};
+use crate::{filter, locator};
 
 /// The parts of a table file.
 #[derive(Debug, Clone)]
@@ -80,12 +81,22 @@ pub struct Explanation {
     /// Whether the filter lets the key through; `None` without a filter. If not, a get stops here. Where there is a
     /// locator, a get does not ask it.
     pub filter: Option<bool>,
+    /// What kind of filter it is, in words; `None` if the table has none, be it one that can be used or not.
+    pub filter_name: Option<&'static str>,
+    /// Where in the file the filter looks for the key; empty without a filter.
+    pub filter_place: Range<u64>,
+    /// Where the fences are in the file.
+    pub fences_place: Range<u64>,
     /// The data block that the fences point to.
     pub block: usize,
     /// Where it is in the file.
     pub block_offset: u64,
     /// Bytes of it in the file.
     pub block_len: u64,
+    /// How many entries it has.
+    pub block_entries: u64,
+    /// Whether it is compressed.
+    pub block_compressed: bool,
     /// The first slot of the block at or after the key; `None` if that is in the next block, or nowhere.
     pub slot: Option<usize>,
     /// All versions of the key in the table, newest first.
@@ -101,6 +112,10 @@ pub struct Located {
     pub home: u32,
     /// How many buckets it looked at.
     pub buckets: u32,
+    /// Where these are in the file.
+    pub places: Vec<Range<u64>>,
+    /// By which an entry is known to be the key's, as far as it goes.
+    pub fingerprint: u32,
     /// How many entries of other keys it was led to, because they have the same fingerprint.
     pub mistaken: u32,
     /// Block and slot of the key's newest version, if the key is in the table.
@@ -127,8 +142,8 @@ pub fn explain(table: &Arc<Table>, key: &[u8], snapshot: u64) -> Result<Explanat
     })?;
     let extent = storage.extent(block)?;
     let bytes = storage.block(context, block, false)?;
-    let sought = BlockHead::read(&bytes).and_then(|head| head.seek(&bytes, key, snapshot));
-    let sought = sought.map_err(|what| storage.damaged_block(block, what))?;
+    let head = BlockHead::read(&bytes).map_err(|what| storage.damaged_block(block, what))?;
+    let sought = head.seek(&bytes, key, snapshot).map_err(|what| storage.damaged_block(block, what))?;
 
     let mut versions = Vec::new();
     let mut cursor = table.cursor(ScanMode::Mapping);
@@ -143,16 +158,20 @@ pub fn explain(table: &Arc<Table>, key: &[u8], snapshot: u64) -> Result<Explanat
         versions.push(VersionInfo { sequence, kind, value });
         cursor.next()?;
     }
+    let filter = storage.filter(&storage.metadata)?;
+    let line = filter.and_then(|filter| filter.looks_at(meta.table_id, key));
     Ok(Explanation {
         locator: located(table, key)?,
         in_range: *meta.smallest_key <= *key && *key <= *meta.largest_key,
-        filter: storage
-            .filter(&storage.metadata)?
-            .map(|filter| filter.may_contain(&storage.metadata, meta.table_id, key))
-            .transpose()?,
+        filter: filter.map(|filter| filter.may_contain(&storage.metadata, meta.table_id, key)).transpose()?,
+        filter_name: filter::place(&storage.directory).map(MetadataBlock::name),
+        filter_place: line.map_or_else(|| storage.filter_place(), |line| storage.metadata.place_of(line)),
+        fences_place: storage.fences_place(),
         block,
         block_offset: extent.start,
         block_len: extent.end - extent.start,
+        block_entries: head.count as u64,
+        block_compressed: storage.is_block_compressed(block)?,
         slot: sought.entry.map(|_| sought.slot),
         visible: versions.iter().position(|version| version.sequence <= snapshot),
         versions,
@@ -173,5 +192,12 @@ fn located(table: &Table, key: &[u8]) -> Result<Option<Located>> {
         }
         mistaken += 1;
     }
-    Ok(Some(Located { home: locator.home(hash), buckets: lookup.looked_at(), mistaken, place }))
+    let (home, buckets) = (locator.home(hash), lookup.looked_at());
+    let bucket = |number: u32| {
+        let index = (u64::from(home) + u64::from(number)) % u64::from(locator.header.buckets);
+        let at = locator.bucket_at(index as u32);
+        storage.metadata.place_of(at..at + locator::LINE_BYTES)
+    };
+    let places = (0..buckets).map(bucket).collect();
+    Ok(Some(Located { home, buckets, places, fingerprint: locator.fingerprint(hash), mistaken, place }))
 }

@@ -301,6 +301,11 @@ impl Locator {
         self.header.home(hash)
     }
 
+    /// What an entry of the key with this hash has to tell it from others.
+    pub(crate) fn fingerprint(&self, hash: u64) -> u32 {
+        self.header.fingerprint(hash) >> self.header.location_bits
+    }
+
     /// Whether bucket `index` says that a key from it or from before is in a later one, and the words of its entries
     /// and of what is behind them.
     pub(crate) fn contents<'m>(&self, metadata: &'m Metadata, index: u32) -> Result<Contents<'m>> {

@@ -170,15 +170,11 @@ impl Storage {
         path: Arc<Path>,
         trusting: bool,
     ) -> Result<Storage> {
-        let tail_offset = footer.tail_offset();
-        let tail = tail(&footer, &region);
-        if !trusting && !has_right_tail(&footer, &region) {
-            return Err(Error::corruption(&*path, tail_offset, "the checksum of the directory is wrong"));
-        }
-        let directory_at = 4 * footer.chunks() as usize;
-        let directory_offset = tail_offset + directory_at as u64;
-        let directory =
-            MetadataBlock::decode_directory(&tail[directory_at..], footer.meta_len, &path, directory_offset)?;
+        let directory = match trusting {
+            true => decode_directory(&footer, &region, &path)?,
+            false => directory_of(&footer, &region, &path)?,
+        };
+        let directory_offset = directory_offset(&footer);
         let block = |kind: u32, name: &str| {
             let missing = || Error::corruption(&*path, directory_offset, format!("the table has no {name}"));
             directory.iter().find(|block| block.kind == kind).ok_or_else(missing)
@@ -705,6 +701,25 @@ pub(crate) fn zeros(len: usize) -> Arc<[u8]> {
 fn tail<'r>(footer: &Footer, region: &'r [u8]) -> &'r [u8] {
     let end = region.len() - FOOTER_BYTES;
     &region[end - footer.directory_len as usize - 4 * footer.chunks() as usize..end]
+}
+
+/// Where the directory starts in the file.
+fn directory_offset(footer: &Footer) -> u64 {
+    footer.tail_offset() + 4 * footer.chunks()
+}
+
+/// The directory at the end of `region`, which reaches to the end of the file.
+fn decode_directory(footer: &Footer, region: &[u8], path: &Path) -> Result<Vec<MetadataBlock>> {
+    let bytes = &tail(footer, region)[4 * footer.chunks() as usize..];
+    MetadataBlock::decode_directory(bytes, footer.meta_len, path, directory_offset(footer))
+}
+
+/// The same, if its checksum is right.
+pub(crate) fn directory_of(footer: &Footer, region: &[u8], path: &Path) -> Result<Vec<MetadataBlock>> {
+    if !has_right_tail(footer, region) {
+        return Err(Error::corruption(path, footer.tail_offset(), "the checksum of the directory is wrong"));
+    }
+    decode_directory(footer, region, path)
 }
 
 /// Whether the chunk checksums and the directory at the end of `region` are as they were written.

@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use terrace_io::{Advice, CacheUse, OpenMode, Residency, Result, ScanReader};
+use terrace_io::{Advice, CacheUse, OpenMode, ResidentPages, Result, ScanReader};
 
 use crate::block::{self, BlockHead, EntryHead, Wrong};
 use crate::cursor::{Cursor, ScanMode};
@@ -35,7 +35,7 @@ pub struct TableCursor {
     /// Set while it streams.
     reader: Option<ScanReader>,
     /// Which pages were in memory before it began to read sparingly, if that can be told.
-    residency: Option<Residency>,
+    residency: Option<ResidentPages>,
     /// Whether the block that is held was.
     was_resident: bool,
     /// What streamed blocks are decompressed into, once there was one.

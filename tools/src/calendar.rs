@@ -11,6 +11,11 @@ pub fn utc(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02} UTC", second % 60)
 }
 
+/// The time now, as [`utc`] shows it.
+pub fn now() -> String {
+    utc(SystemTime::now())
+}
+
 /// The date so many days after 1970-01-01, by counting in eras of 400 years that begin on a first of March.
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;

@@ -79,12 +79,17 @@ impl BlockedFilter {
     /// Whether the key with this hash may be in the table. If not, it is not.
     #[inline]
     pub(crate) fn may_contain<'t>(&self, reach: impl Reach<'t>, hash: u64) -> Result<bool> {
-        let at = self.start + LINE_BYTES * line_of(hash, self.lines);
-        let line = reach.line(at)?;
+        let line = reach.line(self.line_at(hash))?;
         // Without a branch for each probe: nobody can foretell them.
         let missing =
             bits(hash, self.probes).fold(0, |missing, bit| missing | (!line[bit / 8] & (1 << (bit % 8))));
         Ok(missing == 0)
+    }
+
+    /// Where the line of the key with this hash is in the metadata region.
+    #[inline]
+    pub(crate) fn line_at(&self, hash: u64) -> usize {
+        self.start + LINE_BYTES * line_of(hash, self.lines)
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
+use terrace_io::{Advice, FileSystem, OpenMode, OsFileSystem, Residency};
 
 /// What a process printed, and how it ended.
 #[derive(Debug)]
@@ -103,4 +104,17 @@ impl Place {
         names.sort();
         names
     }
+}
+
+/// Makes the kernel forget a file. False, with a message, where that cannot be done or not be seen.
+pub fn evict(path: &Path) -> bool {
+    let file = OsFileSystem.open(path, OpenMode::Read).unwrap();
+    file.sync().unwrap();
+    file.advise(Advice::DontNeed, 0, file.len().unwrap());
+    let left = Residency::of(file).and_then(|residency| residency.pages(0..u64::MAX));
+    let is_gone = left.as_ref().is_ok_and(|pages| pages.resident == 0);
+    if !is_gone {
+        eprintln!("skipped: {} does not leave memory: {left:?}", path.display());
+    }
+    is_gone
 }

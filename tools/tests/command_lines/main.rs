@@ -10,4 +10,5 @@ mod terrace_backup;
 mod terrace_doctor;
 mod terrace_load;
 mod terrace_repair;
+mod terrace_residency;
 mod ycsb;

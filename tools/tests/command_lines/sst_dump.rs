@@ -8,7 +8,7 @@ use serde_json::Value;
 use terrace_io::{FileSystem, OsFileSystem};
 use terrace_sstable::{Cause, Compression, Kind, TableIdentity, TableOptions, TableWriter};
 
-use crate::harness::Place;
+use crate::harness::{Place, evict};
 
 type Entry = (Vec<u8>, u64, Kind, Vec<u8>);
 
@@ -202,6 +202,89 @@ fn a_get_says_where_it_looked() {
     let text = String::from_utf8(ended.out).unwrap();
     assert!(text.contains("outside of the table's key range"), "{text}");
     assert!(text.contains("locator    bucket 0") && text.contains("the key is not there: a get stops here"));
+}
+
+#[test]
+fn an_explanation_says_what_was_in_memory_before_it() {
+    let place = Place::new();
+    let path = write_table(&place, Compression::None, &many_entries());
+    let file = "000007.sst";
+    let explained = |key: &str| {
+        let arguments = ["get", file, key, "--explain", "--format", "json"];
+        json(&place.run("sst-dump", &arguments).ok())
+    };
+    let layout = json(&place.run("sst-dump", &["layout", file, "--format", "json"]).ok());
+    let is_evicted = evict(&path);
+    let first = explained("key 000777");
+    let looked_at = &first["looked_at"];
+    let block = &layout["blocks"][first["block"]["index"].as_u64().unwrap() as usize];
+    assert_eq!(
+        (&looked_at["block"]["offset"], &looked_at["block"]["bytes"]),
+        (&block["offset"], &block["bytes"])
+    );
+    assert_eq!(looked_at["block_entries"], block["entries"]);
+    let metadata = |name: &str| {
+        let blocks = layout["metadata"].as_array().unwrap();
+        let block = blocks.iter().find(|block| block["name"] == name).unwrap();
+        let start = block["offset"].as_u64().unwrap();
+        start..start + block["bytes"].as_u64().unwrap()
+    };
+    let start = |place: &Value| place["offset"].as_u64().unwrap();
+    assert!(metadata("locator").contains(&start(&looked_at["locator"]["places"][0])), "{first}");
+    assert_eq!(looked_at["locator"]["places"][0]["bytes"], 64);
+    assert!(metadata("blocked filter").contains(&start(&looked_at["filter"]["place"])), "{first}");
+    assert_eq!(start(&looked_at["fences"])..metadata("fences").end, metadata("fences"));
+    if !is_evicted {
+        return;
+    }
+    for place in ["block", "fences"] {
+        assert_eq!(looked_at[place]["resident"], 0, "{first}");
+    }
+    assert_eq!(looked_at["locator"]["places"][0]["resident"], 0, "{first}");
+    let second = explained("key 000777");
+    let looked_at = &second["looked_at"];
+    assert_eq!((&looked_at["block"]["resident"], &looked_at["block"]["pages"]), (&1.into(), &1.into()));
+    assert_eq!(looked_at["locator"]["places"][0]["resident"], 1, "{second}");
+
+    assert!(evict(&path));
+    let text = place.run("sst-dump", &["get", file, "key 000777", "--explain"]).ok();
+    let line = |start: &str| {
+        let at = text.lines().position(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{text}"));
+        text.lines().skip(at).take(2).collect::<Vec<_>>().join("\n")
+    };
+    let page = start(&looked_at["block"]) / 4096;
+    assert!(line("block").contains(&format!("page {page}: not in memory")), "{text}");
+    assert!(line("block").contains("checksum right, not compressed, "), "{text}");
+    assert!(
+        line("locator").contains("fingerprint 0x") && line("locator").contains(": not in memory"),
+        "{text}"
+    );
+    assert!(line("key range").contains("key 000000 to key 004999: the key lies in it"), "{text}");
+    assert!(
+        line("entries").contains("found: sequence ")
+            && line("entries").contains("27 bytes: value of 777 and"),
+        "{text}"
+    );
+    assert!(line("memory").contains("before this look, asked by "), "{text}");
+    let again = place.run("sst-dump", &["get", file, "key 000777", "--explain"]).ok();
+    assert!(again.contains(&format!("page {page}: in memory")), "{again}");
+
+    let ended = place.run("sst-dump", &["get", file, "no such key", "--explain"]);
+    let text = String::from_utf8(ended.fails("sst-dump", 1, &["not found"]).out).unwrap();
+    assert!(text.contains("outside of it: a get stops here") && text.contains("none has this key"), "{text}");
+    place.run("sst-dump", &["get", "--explain", file]).fails("sst-dump", 2, &["--help"]);
+    place.run("sst-dump", &["get", "missing.sst", "x", "--explain"]).fails("sst-dump", 2, &["missing.sst"]);
+
+    // Whatever is damaged: an error with its place, or the right answer.
+    let whole = fs::read(&path).unwrap();
+    let block = start(&looked_at["block"]) as usize;
+    for at in [block + 100, metadata("fences").start as usize, whole.len() - 30] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let arguments = ["get", file, "key 000777", "--explain"];
+        place.run("sst-dump", &arguments).fails("sst-dump", 2, &[".sst is damaged at offset"]);
+    }
 }
 
 #[test]

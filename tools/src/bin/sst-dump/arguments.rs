@@ -13,6 +13,7 @@ Examples:
   sst-dump scan DIR/000012.sst --prefix usr/bin/ --limit 10
   sst-dump scan DIR/000012.sst --versions --format json
   sst-dump get DIR/000012.sst usr/bin/env
+  sst-dump get DIR/000012.sst usr/bin/env --explain
   sst-dump get DIR/000012.sst --hex 7573722f62696e2f656e76
   sst-dump verify DIR/*.sst
 
@@ -110,6 +111,10 @@ pub struct Get {
     /// Look at the table as it was at this sequence number.
     #[arg(long, value_name = "SEQUENCE", default_value_t = terrace_sstable::SEQUENCE_MAX)]
     pub at: u64,
+
+    /// Say of each step where in the file it looks, and whether the pages there were in memory before.
+    #[arg(long)]
+    pub explain: bool,
 
     #[command(flatten)]
     pub output: Output,

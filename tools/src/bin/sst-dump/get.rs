@@ -9,20 +9,30 @@ use terrace_tools::notation::{Notation, insert_json};
 use terrace_tools::tool::{self, Failure, Result};
 
 use crate::arguments::Get;
+use crate::explain::{self, Before};
 use crate::scan::kind_name;
 
 /// Looks a key up and explains.
 pub fn get(arguments: &Get) -> Result {
     let notation = arguments.output.notation();
     let key = bytes_of("key", &arguments.key, notation)?;
-    let table = crate::open(&arguments.file)?;
+    let path = crate::resolve(&arguments.file)?;
+    // Before anything of the file is read.
+    let before = arguments.explain.then(|| Before::of(&path));
+    let table = crate::open(&path)?;
     let explanation = terrace_sstable::explain(&table, &key, arguments.at)?;
 
     let mut out = tool::output();
-    if arguments.output.json() {
-        tool::write_json(&mut out, &object(&key, &explanation, notation), true)?;
-    } else {
-        write_text(&mut out, &explanation, notation)?;
+    match (&before, arguments.output.json()) {
+        (None, false) => write_text(&mut out, &explanation, notation)?,
+        (Some(before), false) => explain::write_text(&mut out, &table, &explanation, before, notation)?,
+        (before, true) => {
+            let mut object = object(&key, &explanation, notation);
+            if let Some(before) = before {
+                explain::add_json(&mut object, &table, &explanation, before, notation)?;
+            }
+            tool::write_json(&mut out, &Value::Object(object), true)?;
+        }
     }
     out.flush()?;
     let visible = explanation.visible.and_then(|index| explanation.versions.get(index));
@@ -73,7 +83,7 @@ fn write_text(out: &mut dyn Write, explanation: &Explanation, notation: Notation
 }
 
 fn write_located(out: &mut dyn Write, explanation: &Explanation) -> Result {
-    let Some(Located { home, buckets, mistaken, place }) = &explanation.locator else {
+    let Some(Located { home, buckets, mistaken, place, .. }) = &explanation.locator else {
         writeln!(out, "locator    none: a get searches the fences")?;
         return Ok(());
     };
@@ -99,7 +109,7 @@ fn write_located(out: &mut dyn Write, explanation: &Explanation) -> Result {
     Ok(())
 }
 
-fn object(key: &[u8], explanation: &Explanation, notation: Notation) -> Value {
+fn object(key: &[u8], explanation: &Explanation, notation: Notation) -> Map<String, Value> {
     let mut object = Map::new();
     insert_json(&mut object, "key", key, notation);
     object.insert("in_range".to_owned(), explanation.in_range.into());
@@ -132,5 +142,5 @@ fn object(key: &[u8], explanation: &Explanation, notation: Notation) -> Value {
     });
     object.insert("versions".to_owned(), versions.collect());
     object.insert("visible".to_owned(), explanation.visible.into());
-    Value::Object(object)
+    object
 }

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod explain;
 mod get;
 mod layout;
 mod printer;

@@ -16,6 +16,7 @@ Examples:
   terrace scan DIR --format json > backup.jsonl
   terrace load OTHER_DIR backup.jsonl
   terrace stats DIR
+  terrace residency DIR --html memory.html
   terrace checkpoint DIR NEW_DIR
   terrace backup DIR BACKUPS
   terrace restore BACKUPS NEW_DIR
@@ -83,6 +84,8 @@ pub enum Command {
     Scan(Scan),
     /// Print what a database consists of, and its health.
     Stats(Stats),
+    /// Show what of a database is in memory, by level and key range. Changes nothing, memory included.
+    Residency(Residency),
     /// Compact a database, or a range of keys, all the way down.
     Compact(Compact),
     /// Make a copy of a database as it is now, by hard links where there can be, in a new directory.
@@ -228,6 +231,41 @@ pub struct Stats {
     /// Only this keyspace's share, where there is one.
     #[arg(long, value_name = "NAME")]
     pub keyspace: Option<String>,
+
+    /// How to print it.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: OutputFormat,
+}
+
+/// Asks the kernel which pages of the tables are in the page cache, whoever brought them in: the database may be in use.
+/// Keys go from left to right, in columns of about as many bytes each; levels go from top to bottom, tables of level 0
+/// one by one. Of each row there is the data, and the metadata (locators, filters, fences) of the tables. On a terminal
+/// the map is in colours, unless NO_COLOR is set. Only the owner of the tables, and who may write to them, is told.
+#[derive(Debug, Args)]
+pub struct Residency {
+    /// The directory of the database.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+
+    /// Only this keyspace.
+    #[arg(long, value_name = "NAME")]
+    pub keyspace: Option<String>,
+
+    /// Also write it as a page with pictures: one file that needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+
+    /// A line for each table in the sums.
+    #[arg(long)]
+    pub tables: bool,
+
+    /// Keys in hex.
+    #[arg(long)]
+    pub hex: bool,
+
+    /// Characters of a line [default: as COLUMNS says, or the terminal, or 80].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(40..=1000))]
+    pub width: Option<u16>,
 
     /// How to print it.
     #[arg(long, value_name = "FORMAT", default_value = "text")]

@@ -1,6 +1,6 @@
 //! `terrace`: the everyday command line on a database directory. Each command opens the database, does its work and
 //! closes it; commands that read open it for reading only, also while another process writes to it, and change nothing.
-//! `verify` and `salvage` do not open it: they read its files. `doctor` looks at the machine.
+//! `verify`, `salvage` and `residency` do not open it: they read its files. `doctor` looks at the machine.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ mod database;
 mod doctor;
 mod load;
 mod read;
+mod residency;
 mod salvage;
 mod stats;
 mod verify;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
             Command::Delete(arguments) => write::delete(&arguments),
             Command::Scan(arguments) => read::scan(&arguments),
             Command::Stats(arguments) => stats::stats(&arguments),
+            Command::Residency(arguments) => residency::residency(&arguments),
             Command::Compact(arguments) => write::compact(&arguments),
             Command::Checkpoint(arguments) => checkpoint::checkpoint(&arguments),
             Command::Backup(arguments) => backup::backup(&arguments),

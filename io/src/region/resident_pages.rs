@@ -4,18 +4,18 @@ use memmap2::Mmap;
 
 /// Which pages of a region were in memory when it was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Residency {
+pub struct ResidentPages {
     page_bytes: usize,
     /// One for each page, from the first on.
     pages: Vec<bool>,
 }
 
-impl Residency {
-    pub(super) fn of(mapping: &Mmap) -> Option<Residency> {
+impl ResidentPages {
+    pub(super) fn of(mapping: &Mmap) -> Option<ResidentPages> {
         let page_bytes = page_bytes()?;
         let mut pages = Vec::with_capacity(mapping.len().div_ceil(page_bytes));
         for_each_page(mapping, |is_resident, _| pages.push(is_resident))?;
-        Some(Residency { page_bytes, pages })
+        Some(ResidentPages { page_bytes, pages })
     }
 
     /// Whether the page that holds the byte at `offset` was in memory. What lies behind the end was not.
@@ -30,6 +30,13 @@ pub(super) fn resident_bytes(mapping: &Mmap) -> Option<u64> {
     let mut bytes = 0;
     for_each_page(mapping, |is_resident, len| bytes += if is_resident { len as u64 } else { 0 })?;
     Some(bytes)
+}
+
+/// How many pages of a part of a mapping that starts on a page are in memory.
+pub(super) fn count(mapped: &[u8]) -> Option<u64> {
+    let mut pages = 0;
+    for_each_page(mapped, |is_resident, _| pages += u64::from(is_resident))?;
+    Some(pages)
 }
 
 fn page_bytes() -> Option<usize> {
@@ -69,11 +76,11 @@ pub(super) fn is_resident(_mapping: &Mmap, _start: usize, _len: usize) -> bool {
 /// Says of each page whether it is in memory, and how many bytes of the mapping it has. Asks in pieces, so that a large
 /// mapping does not need a large answer.
 #[cfg(target_os = "linux")]
-fn for_each_page(mapping: &Mmap, mut each: impl FnMut(bool, usize)) -> Option<()> {
+fn for_each_page(mapped: &[u8], mut each: impl FnMut(bool, usize)) -> Option<()> {
     const PIECE_PAGES: usize = 16 * 1024;
     let page_bytes = page_bytes()?;
-    let mut answer = vec![0u8; PIECE_PAGES.min(mapping.len().div_ceil(page_bytes))];
-    for piece in mapping.chunks(PIECE_PAGES * page_bytes) {
+    let mut answer = vec![0u8; PIECE_PAGES.min(mapped.len().div_ceil(page_bytes))];
+    for piece in mapped.chunks(PIECE_PAGES * page_bytes) {
         if !mincore(piece, page_bytes, &mut answer) {
             return None;
         }
@@ -85,7 +92,7 @@ fn for_each_page(mapping: &Mmap, mut each: impl FnMut(bool, usize)) -> Option<()
 }
 
 #[cfg(not(target_os = "linux"))]
-fn for_each_page(_mapping: &Mmap, _each: impl FnMut(bool, usize)) -> Option<()> {
+fn for_each_page(_mapped: &[u8], _each: impl FnMut(bool, usize)) -> Option<()> {
     None
 }
 
