@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -620,64 +621,142 @@ fn decode_manifest(file: &[u8]) -> State {
     for record in &log.records {
         assert_eq!(record.kind, 2, "a version edit");
         assert_eq!(record.synced, (log.number, record.start), "its synced offset is its own");
-        let mut edit = Bytes(&record.payload);
-        while !edit.0.is_empty() {
-            let tag = edit.u8();
-            let mut body = Bytes(edit.prefixed());
-            match tag {
-                1 => {
-                    state.id = body.take(16).to_vec();
-                    body.varint();
-                    state.max_value_bytes = body.varint();
-                }
-                2 => drop(body.varint()),
-                3 => state.last_sequence = state.last_sequence.max(body.varint()),
-                4 => {
-                    let id = body.varint();
-                    let name = String::from_utf8(body.prefixed().to_vec()).unwrap();
-                    let (compression, filter_bits) = (body.u8(), body.u8());
-                    let (table_bytes, block_bytes) = (body.varint(), body.varint());
-                    assert_eq!(compression, u8::from(name == "packed"));
-                    assert_eq!(filter_bits, if name == "packed" { 7 } else { 10 });
-                    assert_eq!((table_bytes, block_bytes), (64 << 10, 16 << 10));
-                    state.keyspaces.insert(id, name);
-                }
-                5 => drop(state.keyspaces.remove(&body.varint()).unwrap()),
-                6 => {
-                    let (keyspace, level, number) = (body.varint(), body.u8(), body.varint());
-                    let (table_id, file_len, entries) = (body.u64(), body.varint(), body.varint());
-                    let (_deletes, smallest, largest) = (body.varint(), body.varint(), body.varint());
-                    assert!(smallest <= largest && level <= 6);
-                    let (first, last) = (body.prefixed().to_vec(), body.prefixed().to_vec());
-                    state.tables.insert(number, (keyspace, level, table_id, file_len, entries, first, last));
-                }
-                7 => {
-                    let (keyspace, level, number) = (body.varint(), body.u8(), body.varint());
-                    let removed = state.tables.remove(&number).unwrap();
-                    assert_eq!((removed.0, removed.1), (keyspace, level));
-                }
-                8 => {
-                    let (id, through) = (body.varint(), body.varint());
-                    state.flushed.insert(id, through);
-                }
-                9 => {
-                    let (number, length) = (body.varint(), body.varint());
-                    state.segments.insert(number, length);
-                }
-                10 => {
-                    let below = body.varint();
-                    let _first_sequence = body.varint();
-                    state.segments = state.segments.split_off(&below);
-                }
-                11 => state.next_keyspace = body.varint(),
-                12 => state.log_synced = (body.varint(), body.varint()),
-                other => panic!("field {other} is not in the document"),
-            }
-            assert!(body.0.is_empty(), "field {tag} has more bytes than the document says");
-        }
+        apply_edit(&record.payload, &mut state);
     }
     assert_eq!(state.id, log.log_id, "a log is identified by the database");
     state
+}
+
+/// Applies a version edit.
+fn apply_edit(payload: &[u8], state: &mut State) {
+    let mut edit = Bytes(payload);
+    while !edit.0.is_empty() {
+        let tag = edit.u8();
+        let mut body = Bytes(edit.prefixed());
+        match tag {
+            1 => {
+                state.id = body.take(16).to_vec();
+                body.varint();
+                state.max_value_bytes = body.varint();
+            }
+            2 => drop(body.varint()),
+            3 => state.last_sequence = state.last_sequence.max(body.varint()),
+            4 => {
+                let id = body.varint();
+                let name = String::from_utf8(body.prefixed().to_vec()).unwrap();
+                let (compression, filter_bits) = (body.u8(), body.u8());
+                let (table_bytes, block_bytes) = (body.varint(), body.varint());
+                assert_eq!(compression, u8::from(name == "packed"));
+                assert_eq!(filter_bits, if name == "packed" { 7 } else { 10 });
+                assert_eq!((table_bytes, block_bytes), (64 << 10, 16 << 10));
+                state.keyspaces.insert(id, name);
+            }
+            5 => drop(state.keyspaces.remove(&body.varint()).unwrap()),
+            6 => {
+                let (keyspace, level, number) = (body.varint(), body.u8(), body.varint());
+                let (table_id, file_len, entries) = (body.u64(), body.varint(), body.varint());
+                let (_deletes, smallest, largest) = (body.varint(), body.varint(), body.varint());
+                assert!(smallest <= largest && level <= 6);
+                let (first, last) = (body.prefixed().to_vec(), body.prefixed().to_vec());
+                state.tables.insert(number, (keyspace, level, table_id, file_len, entries, first, last));
+            }
+            7 => {
+                let (keyspace, level, number) = (body.varint(), body.u8(), body.varint());
+                let removed = state.tables.remove(&number).unwrap();
+                assert_eq!((removed.0, removed.1), (keyspace, level));
+            }
+            8 => {
+                let (id, through) = (body.varint(), body.varint());
+                state.flushed.insert(id, through);
+            }
+            9 => {
+                let (number, length) = (body.varint(), body.varint());
+                state.segments.insert(number, length);
+            }
+            10 => {
+                let below = body.varint();
+                let _first_sequence = body.varint();
+                state.segments = state.segments.split_off(&below);
+            }
+            11 => state.next_keyspace = body.varint(),
+            12 => state.log_synced = (body.varint(), body.varint()),
+            other => panic!("field {other} is not in the document"),
+        }
+        assert!(body.0.is_empty(), "field {tag} has more bytes than the document says");
+    }
+}
+
+/// §5.2. What the edit says, and the `tail_crc` of each table in its order.
+fn decode_backup_manifest(file: &[u8]) -> (State, Vec<u32>) {
+    let mut bytes = Bytes(file);
+    assert_eq!(bytes.take(8), b"TERRABKM");
+    assert_eq!(bytes.u32(), 1, "format version");
+    let tables = bytes.u32() as usize;
+    assert!(bytes.u64() > 1 << 50, "microseconds since 1970");
+    let edit_len = bytes.u64() as usize;
+    let edit = bytes.take(edit_len);
+    let sums = (0..tables).map(|_| bytes.u32()).collect();
+    assert_eq!(bytes.u32(), crc(&[], &file[..file.len() - 4]), "the manifest's crc");
+    assert!(bytes.0.is_empty());
+    let mut state = State::default();
+    apply_edit(edit, &mut state);
+    assert!(state.segments.is_empty() && state.log_synced == (0, 0), "there is no log");
+    assert_eq!(state.tables.len(), tables);
+    (state, sums)
+}
+
+/// Tables of a backup, by what stands before them in a stream and what they are called in a directory.
+type Tables<'a> = BTreeMap<(u64, u64, u32), &'a [u8]>;
+
+/// §5.3. The manifest, and the tables by what stands before them: `table_id`, length, `tail_crc`.
+fn decode_stream(stream: &[u8]) -> (State, Vec<u32>, Tables<'_>) {
+    let mut bytes = Bytes(stream);
+    assert_eq!(bytes.take(8), b"TERRASTR");
+    assert_eq!(bytes.u32(), 1, "format version");
+    let (tables_sent, manifest_len) = (bytes.u32(), bytes.u64() as usize);
+    bytes.zeros(4);
+    assert_eq!(bytes.u32(), crc(&[], &stream[..28]), "the header's crc");
+    let manifest = bytes.take(manifest_len);
+    let seed = &manifest[manifest_len - 4..];
+    let mut tables = BTreeMap::new();
+    for _ in 0..tables_sent {
+        let header = bytes.take(32);
+        let mut fields = Bytes(header);
+        assert_eq!(fields.take(8), b"TERRATAB");
+        let (table_id, len, tail_crc) = (fields.u64(), fields.u64(), fields.u32());
+        assert_eq!(fields.u32(), crc(&[seed], &header[..28]), "the crc of what stands before a table");
+        assert!(tables.insert((table_id, len, tail_crc), bytes.take(len as usize)).is_none());
+    }
+    let at = stream.len() - bytes.0.len();
+    assert_eq!(bytes.take(8), b"TERRAEND");
+    assert_eq!((bytes.u64(), bytes.u32()), (at as u64, tables_sent));
+    assert_eq!(bytes.u32(), crc(&[seed], &stream[at..at + 20]), "the crc of the end");
+    assert!(bytes.0.is_empty());
+    let (state, sums) = decode_backup_manifest(manifest);
+    (state, sums, tables)
+}
+
+/// The tables of a backup are those that its manifest names.
+fn check_backup(state: &State, sums: &[u32], tables: &Tables<'_>) {
+    let named: Vec<(u64, u64)> = state.tables.values().map(|table| (table.2, table.3)).collect();
+    assert_eq!(tables.keys().map(|key| (key.0, key.1)).collect::<Vec<_>>(), {
+        let mut named = named.clone();
+        named.sort();
+        named
+    });
+    let (mut found, mut sums): (Vec<u32>, Vec<u32>) = (tables.keys().map(|key| key.2).collect(), sums.into());
+    found.sort();
+    sums.sort();
+    assert_eq!(found, sums);
+    for ((table_id, len, tail_crc), file) in tables {
+        assert_eq!(file.len() as u64, *len);
+        let mut footer = Bytes(&file[file.len() - 64..]);
+        assert_eq!(footer.u64(), *table_id);
+        footer.take(20);
+        assert_eq!(footer.u32(), *tail_crc);
+        let (number, _) = state.tables.iter().find(|(_, table)| table.2 == *table_id).unwrap();
+        decode_table(&format!("{number:06}.sst"), file, &state.id);
+    }
 }
 
 /// Applies a batch (§3.3) to the contents; says which sequence numbers it has.
@@ -776,6 +855,62 @@ fn files_are_what_the_document_says() {
     check_database(&files(&memory.process_kill_clone(), path), &plain, &packed);
     db.close().unwrap();
     check_database(&files(&memory, path), &plain, &packed);
+}
+
+#[test]
+fn backups_are_what_the_document_says() {
+    let (path, place) = (Path::new("/document"), Path::new("/backups"));
+    let memory = MemoryFileSystem::new();
+    let options = options().file_system(Arc::new(memory.clone()));
+    write_contents(options.clone(), path);
+    let db = options.open(path).unwrap();
+    db.put("in memory", "only").unwrap();
+    db.backup(place).unwrap();
+    let mut file = tempfile::tempfile().unwrap();
+    db.backup_to_stream(&file, &terrace::StreamOptions::new()).unwrap();
+    db.close().unwrap();
+
+    // §5.1
+    let mut files = files(&memory, place);
+    files.remove("LOCK").unwrap();
+    let marker = files.remove("BACKUPS").unwrap();
+    assert_eq!(&marker[..12], b"TERRABAK\x01\0\0\0");
+    assert_eq!(marker[12..], crc(&[], &marker[..12]).to_le_bytes());
+    let (state, sums) = decode_backup_manifest(&files.remove("000001.backup").unwrap());
+    let key = |name: &str| {
+        let (id, rest) = name.strip_suffix(".sst").unwrap().split_once('-').unwrap();
+        let (tail_crc, len) = rest.split_once('-').unwrap();
+        assert_eq!((id.len(), tail_crc.len()), (16, 8), "{name}");
+        let hex = |digits: &str| u64::from_str_radix(digits, 16).unwrap();
+        (hex(id), len.parse().unwrap(), hex(tail_crc) as u32)
+    };
+    let tables: Tables<'_> = files.iter().map(|(name, bytes)| (key(name), &bytes[..])).collect();
+    check_backup(&state, &sums, &tables);
+    assert!(tables.len() > 4 && state.keyspaces.len() == 2, "{state:?}");
+
+    let mut stream = Vec::new();
+    file.rewind().and_then(|()| file.read_to_end(&mut stream)).unwrap();
+    let (streamed, sums, tables) = decode_stream(&stream);
+    check_backup(&streamed, &sums, &tables);
+    assert_eq!((streamed.id, streamed.last_sequence), (state.id, state.last_sequence));
+}
+
+#[test]
+fn the_stream_in_the_document_is_right() {
+    let document = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/format.md"));
+    let document = document.expect("the document is part of the workspace");
+    let (_, section) = document.split_once("### 5.3 A stream").expect("the section with the example");
+    let mut stream = Vec::new();
+    for line in section.lines().filter(|line| line.get(4..6) == Some("  ")) {
+        assert_eq!(usize::from_str_radix(&line[..4], 16).unwrap(), stream.len());
+        stream.extend(line[6..].split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()));
+    }
+    let (state, sums, tables) = decode_stream(&stream);
+    assert_eq!((state.keyspaces[&0].as_str(), sums.len(), tables.len()), ("default", 0, 0));
+    let memory: Arc<dyn terrace::FileSystem> = Arc::new(MemoryFileSystem::new());
+    let how = terrace::RestoreOptions::new().file_system(memory.clone());
+    terrace::restore_stream(&stream[..], "/restored", &how).unwrap();
+    assert_eq!(Options::new().file_system(memory).open("/restored").unwrap().iter().unwrap().count(), 0);
 }
 
 #[test]
