@@ -77,7 +77,7 @@ pub(crate) fn run(core: &Core, keyspace: &KeyspaceInner, choice: &Choice, thread
     let version = keyspace.peek().version.clone();
     let Some(inputs) = find_inputs(&version, choice) else { return Ok(()) };
     if choice.trivial_move {
-        return move_tables(core, keyspace, choice, &inputs);
+        return move_tables(core, keyspace, choice);
     }
     let read: u64 = inputs.iter().flat_map(|(_, tables)| tables).map(|table| table.meta().file_len).sum();
     let span = tracing::info_span!(
@@ -93,12 +93,11 @@ pub(crate) fn run(core: &Core, keyspace: &KeyspaceInner, choice: &Choice, thread
     core.memory.job_done();
     let outcome = outcome?;
     let tables = outcome.tables;
-    let added =
-        tables.iter().map(|meta| (choice.output_level, Table::new(core.tables.clone(), meta.clone())));
-    let installed = install(core, keyspace, choice, added.collect());
-    match installed {
-        Ok(true) => core.let_go(inputs.iter().flat_map(|(_, tables)| tables)),
-        Ok(false) => core.remove_files(&tables),
+    let table = |meta: &TableMeta| (choice.output_level, Table::new(core.tables.clone(), meta.clone()));
+    let installed = install(core, keyspace, choice, |_| tables.iter().map(table).collect());
+    match &installed {
+        Ok(Some(replaced)) => core.let_go(replaced.iter().flat_map(|(_, tables)| tables)),
+        Ok(None) => core.remove_files(&tables),
         Err(_) if core.poison.cause().is_none() => core.remove_files(&tables),
         Err(_) => {}
     }
@@ -169,26 +168,30 @@ fn merge(
     merge_tables(inputs, &output, &rules, threads)
 }
 
-fn move_tables(core: &Core, keyspace: &KeyspaceInner, choice: &Choice, inputs: &Inputs) -> Result<()> {
-    let tables = inputs.iter().flat_map(|(_, tables)| tables.iter().cloned());
-    let moved = install(core, keyspace, choice, tables.map(|table| (choice.output_level, table)).collect());
+fn move_tables(core: &Core, keyspace: &KeyspaceInner, choice: &Choice) -> Result<()> {
+    let moved = install(core, keyspace, choice, |inputs| {
+        let tables = inputs.iter().flat_map(|(_, tables)| tables.iter().cloned());
+        tables.map(|table| (choice.output_level, table)).collect()
+    });
     core.counters.trivial_moves.fetch_add(1, Ordering::Relaxed);
     moved.map(drop)
 }
 
-/// Records that the inputs of a choice are replaced by `added`, and shows it to readers. Says no if the inputs are
-/// gone, because the keyspace was cleared or dropped.
+/// Records that the inputs of a choice are replaced by what `added` makes of them, and shows it to readers. Gives the
+/// inputs as they were then: they may be read in another way than when the choice was begun. `None` if they are gone,
+/// because the keyspace was cleared or dropped.
 fn install(
     core: &Core,
     keyspace: &KeyspaceInner,
     choice: &Choice,
-    added: Vec<(usize, Arc<Table>)>,
-) -> Result<bool> {
+    added: impl FnOnce(&Inputs) -> Vec<(usize, Arc<Table>)>,
+) -> Result<Option<Box<Inputs>>> {
     let mut manifest = core.manifest.lock();
-    let gone = keyspace.dropped.load(Ordering::Relaxed);
-    if gone || find_inputs(&keyspace.peek().version, choice).is_none() {
-        return Ok(false);
+    if keyspace.dropped.load(Ordering::Relaxed) {
+        return Ok(None);
     }
+    let Some(replaced) = find_inputs(&keyspace.peek().version, choice) else { return Ok(None) };
+    let added = added(&replaced);
     let numbers = || choice.inputs.iter().flat_map(|(level, numbers)| numbers.iter().map(|&n| (*level, n)));
     let id = keyspace.id;
     let mut edit: Vec<Change> =
@@ -206,7 +209,7 @@ fn install(
         (State { version, ..state.clone() }, ())
     });
     core.judge_memory();
-    Ok(true)
+    Ok(Some(replaced.into()))
 }
 
 /// Brings all entries of a range down to the bottom, one level after the other.

@@ -160,6 +160,10 @@ impl Follower {
         // A history that ends earlier lacks writes that have failed since they were seen. What readers see must not go
         // back, so they see no more of it before it has come as far.
         if view.sequence < before.sequence || view.is(&before) {
+            if self.tables.pins.was_short() {
+                // What an earlier view had is gone, perhaps.
+                pin_metadata(before.tables(), || false);
+            }
             return Ok(false);
         }
         let mut left = self.left.lock();

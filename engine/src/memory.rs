@@ -48,6 +48,8 @@ pub(crate) struct Memory {
     memtable_bytes: u64,
     /// Whether tables do not fit.
     is_scarce: AtomicBool,
+    /// Held while it is judged: what is judged later is what counts.
+    judging: Mutex<()>,
     /// Gets of tables and major faults of the process, when they were looked at last.
     looked_at: Mutex<(u64, u64)>,
 }
@@ -62,6 +64,7 @@ impl Memory {
             pin: options.pin_metadata,
             memtable_bytes,
             is_scarce: AtomicBool::new(false),
+            judging: Mutex::default(),
             looked_at: Mutex::default(),
         }
     }
@@ -187,6 +190,7 @@ impl Core {
 
     /// Judges anew, after tables came or went.
     pub fn judge_memory(&self) {
+        let _judging = self.memory.judging.lock();
         let states: Vec<_> = self.keyspaces.load().values().map(|keyspace| keyspace.state()).collect();
         let tables = states.iter().flat_map(|state| state.version.tables()).map(|(_, table)| table);
         if self.memory.judge(&self.tables, tables) {
@@ -196,6 +200,7 @@ impl Core {
 
     /// Judges anew whether gets mark pages.
     pub fn judge_marks(&self) {
+        let _judging = self.memory.judging.lock();
         let totals = self.tables.counters.totals();
         let (_, faults) = page_faults();
         self.memory.judge_marks(&self.tables, totals.locator_checks + totals.filter_checks, faults);

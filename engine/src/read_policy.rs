@@ -26,10 +26,13 @@ impl Core {
             // Versions are replaced under this lock only, so that none of them has tables of the old way and of the new.
             let _manifest = self.manifest.lock();
             check(point_reads, self.tables.advice.get())?;
+            let is_same = self.tables.point_reads.get() == point_reads;
             self.tables.point_reads.set(point_reads);
             let is_other = |path: ReadPath| match point_reads {
                 PointReads::Pread => path == ReadPath::Mapping,
-                PointReads::Auto | PointReads::Mmap => path == ReadPath::Pread,
+                PointReads::Mmap => path == ReadPath::Pread,
+                // Whether a mapping is safe is asked when it is made.
+                PointReads::Auto => path == ReadPath::Pread || (path == ReadPath::Mapping && !is_same),
             };
             let anew = |table: &Arc<Table>| match table.settled_read_path().is_some_and(is_other) {
                 true => table.again(),

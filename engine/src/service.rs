@@ -102,7 +102,12 @@ pub(crate) fn run(core: &Core, tasks: &Receiver<Task>) {
             false => tasks.recv_timeout(MEMTABLE_INTERVAL.min(MARKS_INTERVAL)),
         };
         match task {
-            Ok(Task::Remains(remains)) => dispose(&*core.fs, remains),
+            Ok(Task::Remains(remains)) => {
+                dispose(&*core.fs, remains);
+                if core.tables.pins.was_short() {
+                    core.pin_metadata();
+                }
+            }
             Ok(Task::Memtable(memtable)) => memtables.push(memtable),
             Ok(Task::PinMetadata) => core.pin_metadata(),
             // Nobody may be waiting any more.

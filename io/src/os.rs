@@ -358,7 +358,7 @@ impl File for OsFile {
 
     fn write_uncached_at(&self, buf: &[u8], offset: u64) -> Result<usize> {
         match write_uncached(&self.file, buf, offset) {
-            Some(written) => written.map_err(self.failed(Operation::Write)),
+            Some(written) => Ok(written),
             None => self.write_at(buf, offset),
         }
     }
@@ -435,18 +435,16 @@ fn copy_in_kernel(_from: BorrowedFd<'_>, _to: &fs::File, _offset: u64, _len: u64
 }
 
 /// Writes what the page cache is to let go of soon (`RWF_DONTCACHE`, since Linux 6.14). `None` where the kernel or the
-/// file system does not have that, as it says before anything is written.
+/// file system refuses, before anything is written.
 #[cfg(target_os = "linux")]
-fn write_uncached(file: &fs::File, buf: &[u8], offset: u64) -> Option<io::Result<usize>> {
+fn write_uncached(file: &fs::File, buf: &[u8], offset: u64) -> Option<usize> {
     let written = retry_on_intr(|| rustix::io::pwritev2(file, &[io::IoSlice::new(buf)], offset, DONTCACHE));
-    match written {
-        Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => None,
-        written => Some(written.map_err(io::Error::from)),
-    }
+    // Kernels, file systems and sandboxes refuse it in many ways. What is wrong otherwise, a plain write will tell.
+    written.ok()
 }
 
 #[cfg(not(target_os = "linux"))]
-fn write_uncached(_file: &fs::File, _buf: &[u8], _offset: u64) -> Option<io::Result<usize>> {
+fn write_uncached(_file: &fs::File, _buf: &[u8], _offset: u64) -> Option<usize> {
     None
 }
 

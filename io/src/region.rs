@@ -17,6 +17,7 @@ use std::fs;
 use std::io;
 use std::ops::{Deref, Range};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use memmap2::{Mmap, MmapOptions};
 
@@ -39,6 +40,8 @@ pub struct Region {
     /// All the bytes; points into `backing`, which neither moves them nor lets anyone change them.
     bytes: NonNull<[u8]>,
     backing: Backing,
+    /// Whether a copy has taken the place of pages of the mapping.
+    is_copied: AtomicBool,
 }
 
 /// Who owns the bytes.
@@ -61,7 +64,7 @@ impl Region {
     /// A region on the heap.
     pub fn from_vec(bytes: Vec<u8>) -> Region {
         let pointer = NonNull::from(bytes.as_slice());
-        Region { bytes: pointer, backing: Backing::Heap { _bytes: bytes } }
+        Region { bytes: pointer, backing: Backing::Heap { _bytes: bytes }, is_copied: AtomicBool::new(false) }
     }
 
     /// Maps the first `len` bytes of a file, which has at least as many.
@@ -74,7 +77,11 @@ impl Region {
         // lives (see the head of this file); its length was checked by our caller.
         let mapping = unsafe { MmapOptions::new().len(len).map_copy_read_only(file)? };
         let pointer = NonNull::from(&mapping[..]);
-        Ok(Region { bytes: pointer, backing: Backing::Mapped { mapping, file: identity } })
+        Ok(Region {
+            bytes: pointer,
+            backing: Backing::Mapped { mapping, file: identity },
+            is_copied: AtomicBool::new(false),
+        })
     }
 
     /// Whether the bytes are a mapping of the file, so that the first touch of a page may wait for the device.
@@ -92,6 +99,8 @@ impl Region {
             Advice::Random => memmap2::Advice::Random,
             Advice::Sequential => memmap2::Advice::Sequential,
             Advice::WillNeed => memmap2::Advice::WillNeed,
+            // A copy that took the place of pages would be lost.
+            Advice::DontNeed if self.is_copied.load(Ordering::Relaxed) => return,
             Advice::DontNeed => {
                 let forget = memmap2::UncheckedAdvice::DontNeed;
                 // SAFETY: forgetting pages of a read-only mapping of a file loses nothing: the next touch
@@ -106,11 +115,14 @@ impl Region {
     /// Tells the system that a page, which was just read, is in use: where it is to take pages back, it does not notice by
     /// itself which of those are that are advised to be read at random (since Linux 6.3). Takes as long as a system call.
     pub fn mark_used(&self, offset: usize) {
+        #[cfg(target_os = "linux")]
         if let Backing::Mapped { mapping, .. } = &self.backing
             && offset < mapping.len()
         {
             let _ = mapping.advise_range(memmap2::Advice::PopulateRead, offset, 1);
         }
+        #[cfg(not(target_os = "linux"))]
+        let _ = offset;
     }
 
     /// How many of the bytes this process has mapped in pages of 2 MiB (`FilePmdMapped` of `/proc/self/smaps`): those of
@@ -146,13 +158,11 @@ impl Region {
         resident_pages::resident_bytes(mapping)
     }
 
-    /// Which of the bytes are in memory now. `None` on the heap, and where the operating system does not say, which
-    /// includes files of other users.
+    /// Which of the bytes are in memory now. `None` on the heap, and where the operating system does not say; all of them,
+    /// where it does not say to others than a file's owner.
     pub fn residency(&self) -> Option<ResidentPages> {
-        match &self.backing {
-            Backing::Mapped { mapping, file } if file.is_ours => ResidentPages::of(mapping),
-            _ => None,
-        }
+        let Backing::Mapped { mapping, .. } = &self.backing else { return None };
+        ResidentPages::of(mapping)
     }
 
     /// How many pages of a range that starts on a page, and within the region, are in memory now. `None` as above.
@@ -170,12 +180,16 @@ impl Region {
     /// is an error here, not a signal.
     pub(crate) fn pin(&self, file: &fs::File, range: Range<usize>) -> io::Result<Pin> {
         let Backing::Mapped { mapping, file: mapped } = &self.backing else { return Ok(Pin::Copied) };
-        if FileIdentity::of(file)? != *mapped {
+        if !FileIdentity::of(file)?.is(mapped) {
             let what = "another file is mapped than the one that is to be kept in memory";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         match clamped(range, mapping.len()) {
-            Some((start, len)) => pin::pin(mapping, file, start..start + len),
+            Some((start, len)) => {
+                // Before it can be so.
+                self.is_copied.store(true, Ordering::Relaxed);
+                pin::pin(mapping, file, start..start + len)
+            }
             None => Ok(Pin::Locked),
         }
     }
@@ -191,6 +205,10 @@ struct FileIdentity {
 }
 
 impl FileIdentity {
+    fn is(&self, other: &FileIdentity) -> bool {
+        (self.device, self.number) == (other.device, other.number)
+    }
+
     fn of(file: &fs::File) -> io::Result<FileIdentity> {
         use std::os::unix::fs::MetadataExt;
         let metadata = file.metadata()?;

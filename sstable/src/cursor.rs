@@ -42,7 +42,7 @@ pub trait Cursor {
     /// The value, pinned: it stays after the cursor has moved on.
     fn value_slice(&self) -> Slice;
     /// Whether the entry was in memory before the cursor read it, and not only in passing: then others use it. Told by
-    /// cursors that read sparingly ([`CacheUse::Sparing`]); the others say yes.
+    /// cursors that read sparingly ([`CacheUse::Sparing`]) what is mapped; the others say yes.
     fn was_resident(&self) -> bool {
         true
     }

@@ -98,9 +98,9 @@ impl Metadata {
         self.needed_from = at;
     }
 
-    /// What is needed as a rule, as a range of the region that holds it, to its end.
-    pub(crate) fn needed(&self) -> Range<usize> {
-        self.start + self.needed_from..self.region.len()
+    /// What is behind `at`, as a range of the region that holds it, to its end.
+    pub(crate) fn behind(&self, at: usize) -> Range<usize> {
+        self.start + at..self.region.len()
     }
 
     /// The region that holds it.
@@ -245,7 +245,7 @@ impl Metadata {
         }
         self.verified.insert(chunk);
         if self.verifications.fetch_add(1, Ordering::Relaxed) + 1 == CHUNKS_READ_SINGLY {
-            self.region.advise(Advice::WillNeed, self.needed());
+            self.region.advise(Advice::WillNeed, self.behind(self.needed_from));
         }
         Ok(())
     }

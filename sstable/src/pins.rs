@@ -1,7 +1,7 @@
 //! Metadata that is kept in memory, whatever else wants the memory: how much of it may be, and how much is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use terrace_io::Pin;
 
@@ -13,6 +13,8 @@ pub struct Pins {
     copied_bytes: AtomicU64,
     /// Those that are being pinned, too.
     reserved_bytes: AtomicU64,
+    /// Whether there was no room for something.
+    is_short: AtomicBool,
 }
 
 impl Pins {
@@ -40,7 +42,10 @@ impl Pins {
         let limit_bytes = self.limit_bytes.load(Ordering::Relaxed);
         let with = |reserved: u64| reserved.checked_add(bytes).filter(|sum| *sum <= limit_bytes);
         let reserved = &self.reserved_bytes;
-        reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with).ok()?;
+        if reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with).is_err() {
+            self.is_short.store(limit_bytes > 0, Ordering::Relaxed);
+            return None;
+        }
         match pin() {
             Ok(pin) => {
                 self.counter(pin).fetch_add(bytes, Ordering::Relaxed);
@@ -51,6 +56,11 @@ impl Pins {
                 Some(Err(error))
             }
         }
+    }
+
+    /// Whether there was no room for something since this was asked last: when other tables have gone there may be.
+    pub fn was_short(&self) -> bool {
+        self.is_short.swap(false, Ordering::Relaxed)
     }
 
     fn counter(&self, pin: Pin) -> &AtomicU64 {
@@ -87,7 +97,9 @@ mod tests {
         assert!(pin(1, Ok(Pin::Locked)).is_none(), "at first, nothing may be");
         pins.set_limit(100);
         let first = pin(60, Ok(Pin::Locked)).unwrap().unwrap();
+        assert!(!pins.was_short());
         assert!(pin(41, Ok(Pin::Copied)).is_none());
+        assert!(pins.was_short() && !pins.was_short());
         let second = pin(40, Ok(Pin::Copied)).unwrap().unwrap();
         assert_eq!((pins.locked_bytes(), pins.copied_bytes()), (60, 40));
         drop(first);

@@ -149,14 +149,7 @@ impl Storage {
         };
         let mut storage = Storage::from_region(footer, region, region_offset, file, path.clone(), false)?;
         storage.metadata.set_source(context.fs.clone(), context.counters.clone());
-        if !context.uses_locators.load(Ordering::Relaxed)
-            && let Some(locator) = storage.locator_place()
-            && locator.offset == 0
-        {
-            // It comes first, and is the larger part.
-            let len = locator.len as usize;
-            storage.metadata.set_needed_from(len);
-        }
+        storage.metadata.set_needed_from(storage.needed_from(context));
         Ok(storage)
     }
 
@@ -292,13 +285,20 @@ impl Storage {
         region.advise(context.advice.get().of_data(), 0..region.len());
     }
 
+    /// Where in the metadata begins what gets need of it now: behind the locator, which comes first and is the larger part,
+    /// if they do without.
+    fn needed_from(&self, context: &TableContext) -> usize {
+        let unused = self.locator_place().filter(|_| !context.uses_locators.load(Ordering::Relaxed));
+        unused.filter(|locator| locator.offset == 0).map_or(0, |locator| locator.len as usize)
+    }
+
     /// Keeps in memory what gets need of the metadata, if that is not done yet and there is room for it.
     pub(crate) fn pin_metadata(&self, context: &TableContext) -> Result<()> {
         let region = self.metadata.region();
         if self.pinned.get().is_some() || !region.is_mapped() {
             return Ok(());
         }
-        let range = self.metadata.needed();
+        let range = self.metadata.behind(self.needed_from(context));
         let pin = || context.fs.open(&self.path, OpenMode::Read)?.pin(region, range.clone());
         if let Some(pinned) = context.pins.pin(range.len() as u64, pin) {
             // Two may have pinned the same; what the second did had no effect, and is counted no more once it is dropped.

@@ -372,6 +372,8 @@ impl Table {
 
     /// Tells the system anew how the mapping will be used, if there is one: as the context has it now.
     pub fn advise(&self) {
+        // Who is opening it may have asked what to advise before it was changed.
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(storage) = self.storage.get() {
             storage.advise(&self.context);
         }

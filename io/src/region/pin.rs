@@ -53,10 +53,32 @@ fn replace(mapping: &Mmap, file: &fs::File, range: Range<usize>) -> io::Result<(
     // belongs to `mapping` now, which unmaps its whole range in the end.
     let moved = unsafe { libc::mremap(from.cast(), copy.len(), copy.len(), flags, to) };
     if ptr::eq(moved, libc::MAP_FAILED) {
-        return Err(io::Error::last_os_error());
+        let error = io::Error::last_os_error();
+        close_hole(file, to.cast(), copy.len(), start);
+        return Err(error);
     }
     std::mem::forget(copy);
     Ok(())
+}
+
+/// After a move that failed: it may have taken away what was in its place before it failed, for want of memory. What was
+/// mapped there is mapped again. If somebody else has got the place meanwhile, this process ends: readers of the mapping
+/// would read what is not the file's.
+#[cfg(target_os = "linux")]
+fn close_hole(file: &fs::File, start: *mut libc::c_void, len: usize, offset: usize) {
+    use std::os::fd::AsRawFd;
+    let mut resident = vec![0_u8; len.div_ceil(crate::PAGE_BYTES)];
+    // SAFETY: `resident` has a byte for each page, and the memory is not touched.
+    if unsafe { libc::mincore(start, len, resident.as_mut_ptr()) } == 0 {
+        return; // All of it is still mapped.
+    }
+    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED_NOREPLACE;
+    let Ok(offset) = libc::off_t::try_from(offset) else { std::process::abort() };
+    // SAFETY: nothing that is mapped is replaced; `start` and `offset` are on page boundaries.
+    let mapped = unsafe { libc::mmap(start, len, libc::PROT_READ, flags, file.as_raw_fd(), offset) };
+    if !ptr::eq(mapped, start) {
+        std::process::abort();
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -121,6 +143,20 @@ mod tests {
         let start = format!("{:x}-", region.as_ptr().addr());
         let line = maps.lines().find(|line| line.starts_with(&start)).unwrap();
         assert!(line.ends_with(" 0") || line.trim_end().ends_with(" 0"), "anonymous memory: {line}");
+        assert_eq!(*region, all[..]);
+    }
+
+    #[test]
+    fn a_hole_is_closed_with_what_was_there() {
+        let all = bytes(100_000);
+        let file = file(&all);
+        let region = Region::map(&file, all.len()).unwrap();
+        let start = region[8192..].as_ptr().cast_mut().cast();
+        close_hole(&file, start, 20_480, 8192);
+        assert_eq!(*region, all[..], "there is none");
+        // SAFETY: the pages are this region's, and nobody looks at them before they are mapped again.
+        assert_eq!(unsafe { libc::munmap(start, 20_480) }, 0);
+        close_hole(&file, start, 20_480, 8192);
         assert_eq!(*region, all[..]);
     }
 
