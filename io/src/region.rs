@@ -9,7 +9,8 @@
 //! The contract that makes a mapping sound: a mapped file was written and synced before, and is never written
 //! or cut again, only unlinked; and the directory is locked, so that no other Terrace does so either. A page
 //! that the device cannot read is a fatal signal (`SIGBUS`) for the process: that is the price of reads without
-//! a system call.
+//! a system call. A region that is mapped with the guard of [`crate::sigbus`] on turns to zeros instead, and its
+//! readers ask its [`Poison`] before they believe anything.
 #![expect(unsafe_code, reason = "mappings, and a slice that borrows from its own owner")]
 
 use std::fmt;
@@ -24,6 +25,7 @@ mod pin;
 mod resident_pages;
 
 use crate::Advice;
+use crate::sigbus::{Guard, Poison};
 pub use pin::Pin;
 pub use resident_pages::ResidentPages;
 
@@ -44,6 +46,8 @@ pub struct Region {
 /// Who owns the bytes.
 enum Backing {
     Mapped {
+        /// Goes before the mapping does.
+        guard: Option<Guard>,
         mapping: Mmap,
         /// What tells the file from all others as long as it is mapped.
         file: FileIdentity,
@@ -74,12 +78,20 @@ impl Region {
         // lives (see the head of this file); its length was checked by our caller.
         let mapping = unsafe { MmapOptions::new().len(len).map_copy_read_only(file)? };
         let pointer = NonNull::from(&mapping[..]);
-        Ok(Region { bytes: pointer, backing: Backing::Mapped { mapping, file: identity } })
+        let guard = Guard::new(mapping.as_ptr().expose_provenance(), mapping.len());
+        Ok(Region { bytes: pointer, backing: Backing::Mapped { guard, mapping, file: identity } })
     }
 
     /// Whether the bytes are a mapping of the file, so that the first touch of a page may wait for the device.
     pub fn is_mapped(&self) -> bool {
         matches!(self.backing, Backing::Mapped { .. })
+    }
+
+    /// What says whether the bytes were lost, if the region is guarded (see [`crate::sigbus`]): whoever reads it must ask
+    /// afterwards, and believe nothing of what was read if it is set. Whether it is guarded never changes.
+    pub fn poison(&self) -> Option<&Poison> {
+        let Backing::Mapped { guard, .. } = &self.backing else { return None };
+        guard.as_ref().map(Guard::poison)
     }
 
     /// Tells the operating system how a range will be used (`madvise`), rounded outwards to pages. A hint: what
@@ -150,7 +162,7 @@ impl Region {
     /// includes files of other users.
     pub fn residency(&self) -> Option<ResidentPages> {
         match &self.backing {
-            Backing::Mapped { mapping, file } if file.is_ours => ResidentPages::of(mapping),
+            Backing::Mapped { mapping, file, .. } if file.is_ours => ResidentPages::of(mapping),
             _ => None,
         }
     }
@@ -169,7 +181,7 @@ impl Region {
     /// If neither can be had, or `file` is not the file that is mapped; then all is as it was. An error of the device
     /// is an error here, not a signal.
     pub(crate) fn pin(&self, file: &fs::File, range: Range<usize>) -> io::Result<Pin> {
-        let Backing::Mapped { mapping, file: mapped } = &self.backing else { return Ok(Pin::Copied) };
+        let Backing::Mapped { mapping, file: mapped, .. } = &self.backing else { return Ok(Pin::Copied) };
         if FileIdentity::of(file)? != *mapped {
             let what = "another file is mapped than the one that is to be kept in memory";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
@@ -229,7 +241,8 @@ impl Deref for Region {
     #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: `bytes` points to the bytes of `backing`, which lives as long as `self` and keeps them in
-        // place: a mapping has a fixed address, and the vector is never touched again.
+        // place: a mapping has a fixed address, and the vector is never touched again. Bytes of a guarded mapping may turn
+        // to zeros once, when they cannot be read: who reads them copies them and asks the flag before it believes them.
         unsafe { self.bytes.as_ref() }
     }
 }
