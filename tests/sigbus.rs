@@ -35,7 +35,12 @@ struct Sample {
     keys: u64,
     value_len: usize,
     uses_locators: bool,
+    /// What is read of it without a mapping.
+    offsets: Vec<u64>,
+    dividing_keys: Vec<Vec<u8>>,
 }
+
+const DIVIDING: usize = 5;
 
 fn key(index: u64) -> Vec<u8> {
     format!("{:08}", 2 * index).into_bytes()
@@ -76,7 +81,12 @@ impl Sample {
         }
         let meta = writer.finish().unwrap();
         let bytes = fs::read(home.path().join(table_file_name(number))).unwrap();
-        Sample { meta, bytes, keys, value_len, uses_locators }
+        let context = TableContext { heap_table_bytes: u64::MAX, ..TableContext::new(fs, home.path()) };
+        let table = Table::new(Arc::new(context), meta.clone());
+        let offsets = (0..keys).map(|index| table.approximate_offset(&key(index)).unwrap()).collect();
+        let dividing_keys = table.dividing_keys(DIVIDING).unwrap();
+        assert_eq!(table.read_path(), Some(ReadPath::Heap));
+        Sample { meta, bytes, keys, value_len, uses_locators, offsets, dividing_keys }
     }
 
     fn open(&self, dir: &Path) -> (Arc<Table>, Arc<TableContext>) {
@@ -112,15 +122,14 @@ impl Sample {
             5 => {
                 let offset = table.approximate_offset(&key(index));
                 if let Ok(offset) = offset {
-                    assert!(offset <= self.meta.file_len);
+                    assert_eq!(offset, self.offsets[index as usize], "the offset of {index}");
                 }
                 ("approximate_offset", offset.err())
             }
             6 => {
-                let keys = table.dividing_keys(5);
+                let keys = table.dividing_keys(DIVIDING);
                 if let Ok(keys) = &keys {
-                    assert!(keys.is_sorted() && keys.iter().all(|key| **key <= *self.meta.largest_key));
-                    assert!(self.keys < 100 || keys.len() == 5);
+                    assert_eq!(*keys, self.dividing_keys);
                 }
                 ("dividing_keys", keys.err())
             }
@@ -355,7 +364,10 @@ fn a_table_that_was_hit_is_read_by_pread_from_then_on() {
     db.close().unwrap();
 }
 
-/// Where a piece of a file's system blocks begins in an image.
+/// The least size of the file system's blocks: a file's bytes lie together so far.
+const PIECE_BYTES: usize = 1024;
+
+/// Where a piece of a file begins in an image.
 fn find_piece(image: &Path, wanted: &[u8]) -> Option<u64> {
     let mut image = BufReader::with_capacity(1 << 20, File::open(image).unwrap());
     let mut piece = vec![0; wanted.len()];
@@ -374,7 +386,6 @@ fn find_piece(image: &Path, wanted: &[u8]) -> Option<u64> {
 #[test]
 fn an_error_of_the_device_under_a_mapping_is_an_error() {
     const TEST: &str = "an_error_of_the_device_under_a_mapping_is_an_error";
-    const PAGE: u64 = 4096;
     sigbus::install().unwrap();
     let home = tempfile::tempdir().unwrap();
     let mount = match LoopMount::new(home.path(), "ext4") {
@@ -387,9 +398,9 @@ fn an_error_of_the_device_under_a_mapping_is_an_error() {
     let bytes = fs::read(&path).unwrap();
     mount.unmount().unwrap();
 
-    // A page in the middle of the data, and where it is on the device.
-    let middle = bytes.len() / 2 / PAGE as usize * PAGE as usize;
-    let place = find_piece(&mount.image, &bytes[middle..middle + PAGE as usize]).expect("it is in the image");
+    // A place in the middle of the data, and where it is on the device.
+    let middle = bytes.len() / 2 / PIECE_BYTES * PIECE_BYTES;
+    let place = find_piece(&mount.image, &bytes[middle..middle + PIECE_BYTES]).expect("it is in the image");
     mount.mount().unwrap();
     let db = Options::new().point_reads(PointReads::Mmap).open_read_only(&dir).unwrap();
     // The metadata is read before, by whoever: it is behind the data.
