@@ -252,6 +252,10 @@ fn a_file_that_is_cut_while_it_is_read_gives_errors_and_no_wrong_answers() {
                 let _ = fs::remove_file(&path);
                 fs::write(&path, &sample.bytes).unwrap();
                 let (table, context) = sample.open(home.path());
+                if random.random() {
+                    context.pins.set_limit(1 << 20);
+                    table.pin_metadata().unwrap();
+                }
                 // Opening it races too, sometimes, and its first touches.
                 for _ in 0..[0, 1, 20][random.random_range(0..3)] {
                     sample.read(&table, &mut random, &Tally::default());

@@ -175,7 +175,8 @@ impl Region {
 
     /// Keeps a range in memory for as long as the region lives, rounded outwards to pages: locked (`mlock`), so that it
     /// still is the page cache's and other processes share it; or, where the system's limit on locked memory does not
-    /// allow that, as a copy in memory of this process, which takes the place of these pages of the mapping.
+    /// allow that, as a copy in memory of this process, which takes the place of these pages of the mapping. The last page
+    /// of a guarded region is left out: it shows whether the file still has its end.
     ///
     /// # Errors
     /// If neither can be had, or `file` is not the file that is mapped; then all is as it was. An error of the device
@@ -186,10 +187,16 @@ impl Region {
             let what = "another file is mapped than the one that is to be kept in memory";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        match clamped(range, mapping.len()) {
-            Some((start, len)) => pin::pin(mapping, file, start..start + len),
+        match self.pinnable(range) {
+            Some(range) => pin::pin(mapping, file, range),
             None => Ok(Pin::Locked),
         }
+    }
+
+    /// The part of a range that may be pinned.
+    fn pinnable(&self, range: Range<usize>) -> Option<Range<usize>> {
+        let len = if self.poison().is_some() { pin::last_page(self.len()) } else { self.len() };
+        clamped(range, len).map(|(start, len)| start..start + len)
     }
 }
 
