@@ -17,7 +17,7 @@ use std::sync::{Arc, Barrier};
 
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
-use terrace::{Db, Durability, Error, Options, PointReads, sigbus};
+use terrace::{Db, Durability, Error, IfResident, Options, PointReads, sigbus};
 use terrace_io::OsFileSystem;
 use terrace_sstable::{
     BlockCache, Cause, Compression, Cursor, Kind, ReadPath, SEQUENCE_MAX, ScanMode, Table, TableContext,
@@ -103,7 +103,7 @@ impl Sample {
     fn read(&self, table: &Arc<Table>, random: &mut Xoshiro256PlusPlus, tally: &Tally) {
         let index = random.random_range(0..self.keys);
         let right = |index| value(index, self.value_len);
-        let (what, error) = match random.random_range(0..10) {
+        let (what, error) = match random.random_range(0..11) {
             0..4 => {
                 let found = table.get(&key(index), SEQUENCE_MAX);
                 if let Ok(found) = &found {
@@ -138,8 +138,16 @@ impl Sample {
                 table.prefetch_entry(&key(index));
                 ("prefetch", None)
             }
+            8 => {
+                let found = table.get_resident(&key(index), SEQUENCE_MAX);
+                if let Ok(found) = &found {
+                    let found = found.as_ref().expect("a key that is there is found");
+                    assert!(found.value() == right(index), "the value of {index}");
+                }
+                ("get that does not wait", found.err())
+            }
             way => {
-                let mode = [ScanMode::Auto, ScanMode::Mapping][way as usize - 8];
+                let mode = [ScanMode::Auto, ScanMode::Mapping][way as usize - 9];
                 ("scan", self.scan(table, mode, index, random.random_range(1..40), random.random()).err())
             }
         };
@@ -286,7 +294,8 @@ fn a_file_that_is_cut_while_it_is_read_gives_errors_and_no_wrong_answers() {
             std::panic::resume_unwind(panic);
         }
     });
-    let kinds = ["get", "get of nothing", "approximate_offset", "dividing_keys", "scan"];
+    let kinds =
+        ["get", "get of nothing", "get that does not wait", "approximate_offset", "dividing_keys", "scan"];
     let refused = kinds.map(|kind| format!("{kind} refused"));
     let expected: Vec<&str> = kinds.into_iter().chain(refused.iter().map(String::as_str)).collect();
     if turn.load(Ordering::SeqCst) >= 1000 {
@@ -330,6 +339,7 @@ fn a_table_that_was_hit_is_read_by_pread_from_then_on() {
     filled(&dir);
     let db = Options::new().point_reads(PointReads::Mmap).open(&dir).unwrap();
     let (path, kept) = (table_of(&dir), db.get(key(7)).unwrap());
+    let kept_resident = db.get_if_resident(key(7)).unwrap().resident().expect("it was just read");
     let mut entries = db.iter().unwrap();
     let first = entries.next().unwrap().unwrap();
     assert_eq!((db.metrics().read_paths.mapped, db.metrics().lost_mappings), (1, 0));
@@ -338,7 +348,9 @@ fn a_table_that_was_hit_is_read_by_pread_from_then_on() {
     let bytes = fs::read(&path).unwrap();
     let file = OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(bytes.len() as u64 / 2).unwrap();
+    assert_eq!(db.get_if_resident(key(7)).unwrap(), IfResident::WouldWait, "the end of the file is gone");
     let error = db.get(key(7)).unwrap_err();
+    assert_eq!(db.get_if_resident(key(7)).unwrap(), IfResident::WouldWait, "the mapping is lost");
     assert!(matches!(&error, Error::Corruption { path: of, .. } if *of == path), "{error}");
     let reads =
         [db.get_with(key(8), |_| ()).err(), db.multi_get([key(9)]).err(), db.get_with_stats(key(10)).err()];
@@ -355,6 +367,9 @@ fn a_table_that_was_hit_is_read_by_pread_from_then_on() {
     file.write_all_at(&bytes, 0).unwrap();
     for index in 0..KEYS {
         assert_right(db.get(key(index)), index);
+        if let IfResident::Resident(found) = db.get_if_resident(key(index)).unwrap() {
+            assert_right(Ok(found), index);
+        }
     }
     for (index, entry) in (0..KEYS).zip(db.iter().unwrap()) {
         let (found, content) = entry.unwrap();
@@ -364,6 +379,7 @@ fn a_table_that_was_hit_is_read_by_pread_from_then_on() {
     assert_eq!(stats.tables[0].path, Some(ReadPath::Pread), "its mapping is not used again");
     assert_eq!(db.metrics().lost_mappings, 1, "it is counted once");
     assert_right(Ok(kept), 7);
+    assert_right(Ok(kept_resident), 7);
     assert_eq!(*first.0, key(0)[..]);
     db.close().unwrap();
 }
