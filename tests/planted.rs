@@ -48,6 +48,9 @@ fn finder(bug: Bug) -> (&'static str, &'static str) {
         }
         Bug::LockIgnored => ("errors", "a_locked_directory_is_refused"),
         Bug::CheckpointTorn => ("checkpoint", "a_checkpoint_is_the_database_at_one_moment"),
+        Bug::LossNotAsked | Bug::LostEndNotSeen => {
+            ("sigbus", "a_file_that_is_cut_while_it_is_read_gives_errors_and_no_wrong_answers")
+        }
         Bug::CheckpointNamesNotSynced => ("checkpoint_faults", "a_crash_leaves_a_whole_checkpoint_or_none"),
         Bug::BackupNamesNotSynced => ("backup_faults", "a_crash_leaves_whole_backups"),
         Bug::ReceivedUnverified => ("backup", "every_changed_byte_of_a_stream_is_found"),

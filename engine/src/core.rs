@@ -435,6 +435,9 @@ impl Core {
     /// See [`crate::Db::health`].
     pub fn health(&self) -> Health {
         let damaged = self.scrub_findings();
+        let keyspaces = self.keyspaces.load();
+        let lost_mappings = keyspaces.values().flat_map(|keyspace| keyspace.state().version.lost_mappings());
+        let lost_mappings = lost_mappings.collect();
         let state = self.work.state.lock();
         let name = |id: &u32| self.keyspaces.load().get(id).map(|keyspace| keyspace.name.clone());
         Health {
@@ -447,6 +450,7 @@ impl Core {
                 .collect(),
             missing_tables: self.missing_tables.clone(),
             damaged,
+            lost_mappings,
         }
     }
 

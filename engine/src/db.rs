@@ -134,7 +134,7 @@ impl<A: Access> Db<A> {
         Ok(Snapshot::new(A::snapshot(self.default.handle())?))
     }
 
-    /// What is wrong, if anything. Of a [`crate::ReadOnlyDb`] only what opening it has shown: what happens in the
+    /// What is wrong, if anything. Of a [`crate::ReadOnlyDb`] only what opening and reading it has shown: what happens in the
     /// background of a database, only the process knows that writes to it.
     pub fn health(&self) -> Health {
         A::health(self.default.handle())

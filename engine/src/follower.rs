@@ -185,7 +185,13 @@ impl Follower {
 
     /// See [`crate::Db::health`].
     pub fn health(&self) -> Health {
-        Health { missing_tables: self.view().missing_tables.clone(), ..Health::default() }
+        let view = self.view();
+        let states = view.keyspaces.iter().map(|keyspace| &keyspace.state);
+        Health {
+            missing_tables: view.missing_tables.clone(),
+            lost_mappings: states.flat_map(|state| state.version.lost_mappings()).collect(),
+            ..Health::default()
+        }
     }
 
     /// Tables that the view no longer has and that are still read: how many, and their bytes.

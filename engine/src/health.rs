@@ -21,6 +21,9 @@ pub struct Health {
     /// What scrubs have found in tables that are still part of the database. Goes once the table is compacted away, or
     /// a later scrub finds it right.
     pub damaged: Vec<Finding>,
+    /// Tables of which a mapped page could not be read, under the guard of [`crate::sigbus`]: the device fails, or another
+    /// program has cut the file. They are read by `pread` since, and reads of what is lost are errors. Verify or scrub.
+    pub lost_mappings: Vec<PathBuf>,
 }
 
 impl Health {
@@ -31,5 +34,6 @@ impl Health {
             && self.compactions.is_empty()
             && self.missing_tables.is_empty()
             && self.damaged.is_empty()
+            && self.lost_mappings.is_empty()
     }
 }

@@ -51,7 +51,8 @@
 //! against other Terrace processes that would write, and created readable by its owner only. Damage that was there before
 //! is detected by checksums on first touch. Where others own the directory or may write to it, and on network file
 //! systems, tables are read by `pread` instead ([`PointReads::Auto`]). On an I/O error under a mapping the operating system
-//! sends a signal; where that is not acceptable, open with [`Options::point_reads`]`(`[`PointReads::Pread`]`)`.
+//! sends a signal, `SIGBUS`, which ends the process. Where that is not acceptable, call [`sigbus::install`] before a database is
+//! opened: then it is an error of the one read. Or open with [`Options::point_reads`]`(`[`PointReads::Pread`]`)`.
 
 #![deny(unsafe_code)]
 
@@ -111,6 +112,27 @@ mod throttle;
 mod tree;
 mod version;
 mod work;
+
+/// A guard against `SIGBUS`, the signal for a mapped page that cannot be read: with it on, that is an error of one read.
+///
+/// ```
+/// use terrace::{Db, sigbus};
+/// # fn main() -> terrace::Result<()> {
+/// # let directory = tempfile::tempdir().unwrap();
+///
+/// if let Err(error) = sigbus::install() {
+///     eprintln!("an I/O error under a mapping will end this process: {error}"); // other systems than Linux
+/// }
+/// let db = Db::open(directory.path().join("db"))?;
+/// db.put("apple", "red")?;
+/// assert_eq!(db.get("apple")?.as_deref(), Some(&b"red"[..])); // a copy, not a part of the mapping
+/// assert_eq!(db.metrics().lost_mappings, 0);
+/// # Ok(())
+/// # }
+/// ```
+pub mod sigbus {
+    pub use terrace_io::sigbus::{install, is_installed};
+}
 
 pub use access::{Access, ReadOnly, ReadWrite};
 #[cfg(feature = "async")]

@@ -75,6 +75,9 @@ pub struct Metrics {
     pub checksum_failures: u64,
     /// Times that bytes of a table were wrong in memory and right on the device: then those of the device were served.
     pub page_cache_disagreements: u64,
+    /// Tables of which a mapped page could not be read, under the guard of [`crate::sigbus`]: see
+    /// [`Health::lost_mappings`](crate::Health::lost_mappings).
+    pub lost_mappings: u64,
     /// How point reads reach the tables.
     pub read_paths: ReadPaths,
     /// Bytes of tables that are mapped. How many of them are in memory, the system decides.
@@ -261,6 +264,7 @@ impl Metrics {
             blocks_verified: totals.blocks_verified,
             checksum_failures: totals.checksum_failures,
             page_cache_disagreements: totals.disagreements,
+            lost_mappings: totals.lost_mappings,
             mapped_resident_bytes: mapped_resident_bytes(),
             metadata_locked_bytes: tables.pins.locked_bytes(),
             metadata_copied_bytes: tables.pins.copied_bytes(),

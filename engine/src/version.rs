@@ -6,6 +6,7 @@
 use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::ops::{Bound, Range};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use terrace_compaction::{Candidate, Choice, LEVELS, Shape};
@@ -135,6 +136,12 @@ impl Version {
             .iter()
             .enumerate()
             .flat_map(|(level, tables)| tables.iter().map(move |table| (level, table)))
+    }
+
+    /// The tables whose mapping has lost bytes: see [`crate::Health::lost_mappings`].
+    pub fn lost_mappings(&self) -> Vec<PathBuf> {
+        let lost = self.tables().filter(|(_, table)| table.has_lost_mapping());
+        lost.map(|(_, table)| table.path().to_owned()).collect()
     }
 
     /// With each table replaced by what `change` makes of it: the same table, read in another way.

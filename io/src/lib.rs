@@ -12,7 +12,8 @@
 //! [`FileSystemCapabilities`]; what there is of memory, control groups and mounts in another: [`machine`]. What of a file
 //! is in memory, [`Residency`] tells.
 //!
-//! The `unsafe` code of this crate is all in `region.rs`, `region/`, `os.rs`, `processor.rs`, `residency.rs` and `usage.rs`.
+//! The `unsafe` code of this crate is all in `region.rs`, `region/`, `sigbus/`, `os.rs`, `processor.rs`, `residency.rs` and
+//! `usage.rs`.
 
 #![deny(unsafe_code)]
 
@@ -35,6 +36,7 @@ mod region;
 mod residency;
 mod scan_reader;
 mod sequential_writer;
+pub mod sigbus;
 mod usage;
 
 pub use capabilities::{FileSystemCapabilities, KernelCapabilities, Support};

@@ -54,11 +54,15 @@ pub enum Bug {
     BackupNamesNotSynced,
     /// Tables that were received, for a backup or a restore, are not verified.
     ReceivedUnverified,
+    /// A reader does not ask whether the mapping was lost while it read.
+    LossNotAsked,
+    /// A reader asks, but does not look whether the end of the file is still there.
+    LostEndNotSeen,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 23] = [
+    pub const ALL: [Bug; 25] = [
         Bug::TableNameNotSynced,
         Bug::SegmentNameNotSynced,
         Bug::AcknowledgedBeforeSync,
@@ -82,6 +86,8 @@ impl Bug {
         Bug::CheckpointNamesNotSynced,
         Bug::BackupNamesNotSynced,
         Bug::ReceivedUnverified,
+        Bug::LossNotAsked,
+        Bug::LostEndNotSeen,
     ];
 
     /// Whether this bug is in the program.

@@ -9,7 +9,8 @@
 //! The contract that makes a mapping sound: a mapped file was written and synced before, and is never written
 //! or cut again, only unlinked; and the directory is locked, so that no other Terrace does so either. A page
 //! that the device cannot read is a fatal signal (`SIGBUS`) for the process: that is the price of reads without
-//! a system call.
+//! a system call. A region that is mapped with the guard of [`crate::sigbus`] on turns to zeros instead, and its
+//! readers ask its [`Poison`] before they believe anything.
 #![expect(unsafe_code, reason = "mappings, and a slice that borrows from its own owner")]
 
 use std::fmt;
@@ -25,6 +26,7 @@ mod pin;
 mod resident_pages;
 
 use crate::Advice;
+use crate::sigbus::{Guard, Poison};
 pub use pin::Pin;
 pub use resident_pages::ResidentPages;
 
@@ -47,6 +49,8 @@ pub struct Region {
 /// Who owns the bytes.
 enum Backing {
     Mapped {
+        /// Goes before the mapping does.
+        guard: Option<Guard>,
         mapping: Mmap,
         /// What tells the file from all others as long as it is mapped.
         file: FileIdentity,
@@ -77,9 +81,10 @@ impl Region {
         // lives (see the head of this file); its length was checked by our caller.
         let mapping = unsafe { MmapOptions::new().len(len).map_copy_read_only(file)? };
         let pointer = NonNull::from(&mapping[..]);
+        let guard = Guard::new(mapping.as_ptr().expose_provenance(), mapping.len());
         Ok(Region {
             bytes: pointer,
-            backing: Backing::Mapped { mapping, file: identity },
+            backing: Backing::Mapped { guard, mapping, file: identity },
             is_copied: AtomicBool::new(false),
         })
     }
@@ -87,6 +92,13 @@ impl Region {
     /// Whether the bytes are a mapping of the file, so that the first touch of a page may wait for the device.
     pub fn is_mapped(&self) -> bool {
         matches!(self.backing, Backing::Mapped { .. })
+    }
+
+    /// What says whether the bytes were lost, if the region is guarded (see [`crate::sigbus`]): whoever reads it must ask
+    /// afterwards, and believe nothing of what was read if it is set. Whether it is guarded never changes.
+    pub fn poison(&self) -> Option<&Poison> {
+        let Backing::Mapped { guard, .. } = &self.backing else { return None };
+        guard.as_ref().map(Guard::poison)
     }
 
     /// Tells the operating system how a range will be used (`madvise`), rounded outwards to pages. A hint: what
@@ -173,25 +185,32 @@ impl Region {
 
     /// Keeps a range in memory for as long as the region lives, rounded outwards to pages: locked (`mlock`), so that it
     /// still is the page cache's and other processes share it; or, where the system's limit on locked memory does not
-    /// allow that, as a copy in memory of this process, which takes the place of these pages of the mapping.
+    /// allow that, as a copy in memory of this process, which takes the place of these pages of the mapping. The last page
+    /// of a guarded region is left out: it shows whether the file still has its end.
     ///
     /// # Errors
     /// If neither can be had, or `file` is not the file that is mapped; then all is as it was. An error of the device
     /// is an error here, not a signal.
     pub(crate) fn pin(&self, file: &fs::File, range: Range<usize>) -> io::Result<Pin> {
-        let Backing::Mapped { mapping, file: mapped } = &self.backing else { return Ok(Pin::Copied) };
+        let Backing::Mapped { mapping, file: mapped, .. } = &self.backing else { return Ok(Pin::Copied) };
         if !FileIdentity::of(file)?.is(mapped) {
             let what = "another file is mapped than the one that is to be kept in memory";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        match clamped(range, mapping.len()) {
-            Some((start, len)) => {
+        match self.pinnable(range) {
+            Some(range) => {
                 // Before it can be so.
                 self.is_copied.store(true, Ordering::Relaxed);
-                pin::pin(mapping, file, start..start + len)
+                pin::pin(mapping, file, range)
             }
             None => Ok(Pin::Locked),
         }
+    }
+
+    /// The part of a range that may be pinned.
+    fn pinnable(&self, range: Range<usize>) -> Option<Range<usize>> {
+        let len = if self.poison().is_some() { pin::last_page(self.len()) } else { self.len() };
+        clamped(range, len).map(|(start, len)| start..start + len)
     }
 }
 
@@ -247,7 +266,8 @@ impl Deref for Region {
     #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: `bytes` points to the bytes of `backing`, which lives as long as `self` and keeps them in
-        // place: a mapping has a fixed address, and the vector is never touched again.
+        // place: a mapping has a fixed address, and the vector is never touched again. Bytes of a guarded mapping may turn
+        // to zeros once, when they cannot be read: who reads them copies them and asks the flag before it believes them.
         unsafe { self.bytes.as_ref() }
     }
 }

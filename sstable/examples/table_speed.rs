@@ -1,7 +1,7 @@
 //! How fast one table is: writes a table of 16-byte keys and 100-byte values to a temporary directory, then times
 //! gets and scans of it, warm, on one thread.
 //!
-//! `cargo run --release -p terrace-sstable --example table_speed [MiB]`
+//! `cargo run --release -p terrace-sstable --example table_speed [MiB [guarded]]`
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -15,6 +15,9 @@ const GETS: usize = 4000;
 
 fn main() -> Result<()> {
     let mib: usize = std::env::args().nth(1).map_or(64, |arg| arg.parse().expect("a number of MiB"));
+    if std::env::args().nth(2).is_some_and(|arg| arg == "guarded") {
+        terrace_io::sigbus::install().expect("the guard");
+    }
     let dir = tempfile::tempdir().expect("a temporary directory");
     let fs: Arc<dyn FileSystem> = Arc::new(OsFileSystem);
     let mut keys: Vec<[u8; 16]> = (1..=mib * (1 << 20) / 127).map(|i| key(i as u64)).collect();

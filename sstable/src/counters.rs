@@ -37,6 +37,8 @@ pub struct TableCounters {
     stripes: [Stripe; STRIPES_OWNED + STRIPES_SHARED],
     /// Whether it was told that a table could not be mapped.
     fallback_told: AtomicBool,
+    /// Rare, so not in stripes.
+    lost_mappings: AtomicU64,
 }
 
 impl Default for TableCounters {
@@ -44,6 +46,7 @@ impl Default for TableCounters {
         TableCounters {
             stripes: std::array::from_fn(|_| Stripe::default()),
             fallback_told: AtomicBool::new(false),
+            lost_mappings: AtomicU64::new(0),
         }
     }
 }
@@ -73,6 +76,8 @@ pub struct CounterTotals {
     pub checksum_failures: u64,
     /// Times that bytes were wrong in memory and right on the device: the page cache is damaged, not the file.
     pub disagreements: u64,
+    /// Tables whose mapping lost bytes while it was guarded ([`terrace_io::sigbus`]): they are read by `pread` since.
+    pub lost_mappings: u64,
 }
 
 /// The thread does not know its stripe yet.
@@ -146,6 +151,7 @@ impl TableCounters {
             blocks_verified: sum(|stripe| &stripe.blocks_verified),
             checksum_failures: sum(|stripe| &stripe.checksum_failures),
             disagreements: sum(|stripe| &stripe.disagreements),
+            lost_mappings: self.lost_mappings.load(Ordering::Relaxed),
         }
     }
 
@@ -186,6 +192,10 @@ impl TableCounters {
     #[inline]
     pub(crate) fn cache_lookup(&self, hit: bool) {
         self.count(|stripe| if hit { &stripe.cache_hits } else { &stripe.cache_misses });
+    }
+
+    pub(crate) fn lost_mapping(&self) {
+        self.lost_mappings.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn disagreement(&self) {

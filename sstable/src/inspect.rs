@@ -8,7 +8,8 @@ use terrace_io::Result;
 use crate::block::BlockHead;
 use crate::cursor::{Cursor, ScanMode};
 use crate::footer::{Footer, MetadataBlock};
-use crate::{Kind, Properties, Slice, Table};
+use crate::storage::Storage;
+use crate::{Kind, Properties, Slice, Table, TableContext};
 use crate::{filter, locator};
 
 /// The parts of a table file.
@@ -45,7 +46,10 @@ pub struct BlockInfo {
 
 /// Reads all blocks of a table and tells where its parts are.
 pub fn layout(table: &Table) -> Result<Layout> {
-    let (storage, context) = (table.storage()?, table.context());
+    table.read(|storage| layout_of(storage, table.context()))
+}
+
+fn layout_of(storage: &Storage, context: &TableContext) -> Result<Layout> {
     let mut blocks = Vec::new();
     for index in 0..storage.fences.len() {
         let extent = storage.extent(index)?;
@@ -136,7 +140,11 @@ pub struct VersionInfo {
 /// Looks a key up as a reader at `snapshot` would, and tells what each step found. Goes on where a get would stop, so
 /// that a wrong filter or key range shows.
 pub fn explain(table: &Arc<Table>, key: &[u8], snapshot: u64) -> Result<Explanation> {
-    let (storage, context, meta) = (table.storage()?, table.context(), table.meta());
+    table.read(|storage| explain_in(storage, table, key, snapshot))
+}
+
+fn explain_in(storage: &Storage, table: &Arc<Table>, key: &[u8], snapshot: u64) -> Result<Explanation> {
+    let (context, meta) = (table.context(), table.meta());
     let block = storage.fences.locate(&storage.metadata, key, snapshot, |index| {
         storage.first_sequence(&storage.metadata, context, index)
     })?;
@@ -161,7 +169,7 @@ pub fn explain(table: &Arc<Table>, key: &[u8], snapshot: u64) -> Result<Explanat
     let filter = storage.filter(&storage.metadata)?;
     let line = filter.and_then(|filter| filter.looks_at(meta.table_id, key));
     Ok(Explanation {
-        locator: located(table, key)?,
+        locator: located(storage, context, key)?,
         in_range: *meta.smallest_key <= *key && *key <= *meta.largest_key,
         filter: filter.map(|filter| filter.may_contain(&storage.metadata, meta.table_id, key)).transpose()?,
         filter_name: filter::place(&storage.directory).map(MetadataBlock::name),
@@ -179,8 +187,7 @@ pub fn explain(table: &Arc<Table>, key: &[u8], snapshot: u64) -> Result<Explanat
 }
 
 /// Looks a key up in the locator.
-fn located(table: &Table, key: &[u8]) -> Result<Option<Located>> {
-    let (storage, context) = (table.storage()?, table.context());
+fn located(storage: &Storage, context: &TableContext, key: &[u8]) -> Result<Option<Located>> {
     let Some(locator) = storage.locator(&storage.metadata)? else { return Ok(None) };
     let hash = locator::hash(key, storage.footer.table_id);
     let mut lookup = locator.lookup(&storage.metadata, hash)?;

@@ -74,6 +74,7 @@ mod table;
 mod table_cursor;
 mod varint;
 mod verify;
+mod watch;
 mod writer;
 
 #[cfg(test)]

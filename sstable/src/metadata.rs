@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use terrace_io::sigbus::Poison;
 use terrace_io::{
     Advice, Checksum, Error, FileSystem, OpenMode, PAGE_BYTES, Region, Result, prefetch,
     read_exact_past_cache_at,
@@ -261,7 +262,9 @@ impl Metadata {
     /// The bytes of a range in which a chunk is wrong, as the device has them; `error` if they are no better there.
     #[cold]
     fn second_look(&self, range: Range<usize>, error: Error) -> Result<&[u8]> {
-        let Some((fs, counters)) = &self.source else { return Err(error) };
+        // Of a mapping that is lost nothing is believed: whoever asked will ask again elsewhere.
+        let is_lost = self.region.poison().is_some_and(Poison::is_set);
+        let Some((fs, counters)) = self.source.as_ref().filter(|_| !is_lost) else { return Err(error) };
         let second = match self.second.get() {
             Some(second) => second,
             None => match self.read_device(&**fs) {

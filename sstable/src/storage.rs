@@ -6,13 +6,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use terrace_io::{
-    Advice, Checksum, Error, File, Medium, OpenMode, PAGE_BYTES, Region, Result, read_exact_at,
-    read_exact_past_cache_at,
-};
+use terrace_io::{Advice, Checksum, Error, File, OpenMode, PAGE_BYTES, Region, Result, read_exact_at};
 
 use crate::block::{self, BlockHead, EntryHead, Wrong};
-use crate::context::{PointReads, ReadPath, TableContext};
+use crate::context::{ReadPath, TableContext};
 use crate::fences::Fences;
 use crate::filter::{self, Filter};
 use crate::footer::{FOOTER_BYTES, Footer, KIND_FENCES, KIND_LOCATOR, KIND_PROPERTIES, MetadataBlock};
@@ -20,7 +17,10 @@ use crate::locator::{LINE_BYTES, Location, Locator, Lookup};
 use crate::metadata::{Bits, Metadata};
 use crate::pins::Pinned;
 use crate::reach::Reach;
-use crate::{Compression, Properties, TableMeta, reread};
+use crate::watch::{self, Watch};
+use crate::{Compression, Properties, reread};
+
+mod open;
 
 /// An open table file.
 #[derive(Debug)]
@@ -38,8 +38,14 @@ pub(crate) struct Storage {
     locator: OnceLock<Option<Locator>>,
     /// Whether every data block is one page of the region, not compressed.
     is_paged: bool,
+    /// Whether the region is guarded, so that there is a watch. Beside what each get looks at.
+    is_guarded: bool,
     /// Bytes of an entry, on average.
     entry_len: usize,
+    /// Over the region, if that is guarded. Then no reader keeps anything of it, and believes only what it has asked for.
+    watch: Option<Watch>,
+    /// Whether it is read by `pread` because a mapping lost bytes while the file was opened by it.
+    has_lost_mapping: bool,
     /// The metadata that is kept in memory, if it is.
     pinned: OnceLock<Pinned>,
     /// Whether it was told that memory and the device disagree about a block.
@@ -83,76 +89,6 @@ impl LocatedEntry<'_> {
 }
 
 impl Storage {
-    /// Opens and checks a file: everything but the data blocks, the filter, the locator, and those parts of the fences
-    /// that are not needed yet. What is wrong is read once more past the page cache before it is believed; a table
-    /// whose end is right only there is read by `pread` from then on.
-    pub(crate) fn open(
-        context: &TableContext,
-        path: &Arc<Path>,
-        meta: Option<&TableMeta>,
-    ) -> Result<Storage> {
-        match Storage::open_once(context, path, meta, false) {
-            Err(error) if error.is_corruption() => {
-                let storage = Storage::open_once(context, path, meta, true).map_err(|_| error.clone())?;
-                context.counters.disagreement();
-                tracing::warn!(path = %path.display(), %error, "the page cache is wrong and the device is right");
-                Ok(storage)
-            }
-            opened => opened,
-        }
-    }
-
-    fn open_once(
-        context: &TableContext,
-        path: &Arc<Path>,
-        meta: Option<&TableMeta>,
-        past_cache: bool,
-    ) -> Result<Storage> {
-        let file = context.fs.open(path, OpenMode::Read)?;
-        let len = file.len()?;
-        if let Some(expected) = meta.map(|meta| meta.file_len).filter(|expected| *expected != len) {
-            let what = format!("the file has {len} bytes and should have {expected}");
-            return Err(Error::corruption(&**path, len.min(expected), what));
-        }
-        if len < FOOTER_BYTES as u64 {
-            return Err(Error::corruption(&**path, 0, format!("{len} bytes are too few for a table")));
-        }
-        let whole = if past_cache { None } else { whole_region(context, path, &*file, len)? };
-        let footer = match &whole {
-            Some(region) => {
-                *region.last_chunk().expect("the region is as long as the file, at least a footer")
-            }
-            None => {
-                let mut bytes = [0; FOOTER_BYTES];
-                fill(&*file, &mut bytes, len - FOOTER_BYTES as u64, past_cache)?;
-                bytes
-            }
-        };
-        let footer = Footer::decode(&footer, len, path)?;
-        if let Some(expected) = meta.map(|meta| meta.table_id).filter(|expected| *expected != footer.table_id)
-        {
-            let found = footer.table_id;
-            let what = format!("this is table {found:016x}, and {expected:016x} should be here");
-            return Err(Error::corruption(&**path, len - FOOTER_BYTES as u64, what));
-        }
-        let (region, region_offset, file) = match whole {
-            Some(region) => {
-                if region.is_mapped() {
-                    region.advise(Advice::WillNeed, footer.tail_offset() as usize..region.len());
-                }
-                (region, 0, None)
-            }
-            None => {
-                let start = footer.meta_offset();
-                (Region::from_vec(read(&*file, start, len - start, past_cache)?), start, Some(file))
-            }
-        };
-        let mut storage = Storage::from_region(footer, region, region_offset, file, path.clone(), false)?;
-        storage.metadata.set_source(context.fs.clone(), context.counters.clone());
-        storage.metadata.set_needed_from(storage.needed_from(context));
-        Ok(storage)
-    }
-
     /// Reads what stands behind the data region. `region` starts at `region_offset` of the file and reaches to its
     /// end. With `trusting`, checksums of metadata are not looked at.
     pub(crate) fn from_region(
@@ -172,6 +108,7 @@ impl Storage {
             let missing = || Error::corruption(&*path, directory_offset, format!("the table has no {name}"));
             directory.iter().find(|block| block.kind == kind).ok_or_else(missing)
         };
+        let watch = Watch::over(&region, &footer);
         let metadata = Metadata::new(region, region_offset, &footer, path.clone());
         if trusting {
             metadata.trust_all();
@@ -205,7 +142,10 @@ impl Storage {
             filter: OnceLock::new(),
             locator: OnceLock::new(),
             is_paged,
+            is_guarded: watch.is_some(),
             entry_len,
+            watch,
+            has_lost_mapping: false,
             pinned: OnceLock::new(),
             told: AtomicBool::new(false),
             path,
@@ -227,6 +167,42 @@ impl Storage {
         let chunks = block.offset as usize / PAGE_BYTES
             ..(block.offset + block.len).div_ceil(PAGE_BYTES as u64) as usize;
         chunks.into_iter().all(|chunk| self.metadata.verify(chunk).is_ok())
+    }
+
+    /// Whether its region is guarded, so that nothing may keep a part of it.
+    #[inline]
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.is_guarded
+    }
+
+    /// Whether its region is known to have lost bytes.
+    #[inline]
+    pub(crate) fn is_lost(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::is_lost)
+    }
+
+    /// Whether its region, or one by which it was to be read, has lost bytes.
+    pub(crate) fn has_lost_mapping(&self) -> bool {
+        self.has_lost_mapping || self.is_lost()
+    }
+
+    /// Whether its region had lost bytes by the time that `result` had been read from it: see [`Watch::is_lost_after`].
+    #[inline]
+    pub(crate) fn is_lost_after<T>(&self, result: &T) -> bool {
+        self.watch.as_ref().is_some_and(|watch| watch.is_lost_after(self.metadata.region(), result))
+    }
+
+    /// Refuses if what [`Storage::is_lost_after`] looks at is not within reach.
+    pub(crate) fn reach_end<'t>(&'t self, reach: impl Reach<'t>) -> Result<()> {
+        let len = self.metadata.region().len();
+        reach.region(len.saturating_sub(watch::END_BYTES)..len).map(|_| ())
+    }
+
+    /// Counts and tells, once, that its region has lost bytes.
+    pub(crate) fn tell_loss(&self, context: &TableContext) {
+        if self.watch.as_ref().is_some_and(Watch::is_to_be_told) {
+            tell_loss(context, &self.path);
+        }
     }
 
     /// Whether the region holds the data blocks.
@@ -525,7 +501,13 @@ impl Storage {
                 if !block::is_compressed(&raw) {
                     return Ok(raw);
                 }
-                self.decompress(extent.start, &raw)?
+                match self.is_guarded() {
+                    false => self.decompress(extent.start, &raw)?,
+                    true => {
+                        self.reach_end(reach)?;
+                        self.decompress_copy(extent.start, &raw)?
+                    }
+                }
             }
             Some(file) => {
                 let mut raw = zeros((extent.end - extent.start) as usize);
@@ -571,6 +553,10 @@ impl Storage {
         if !R::WAITS {
             return Err(Error::would_wait(&*self.path));
         }
+        if self.is_lost_after(&raw) {
+            // Whoever asked will ask again elsewhere: nothing is counted or told of these bytes.
+            return Err(self.lost(offset));
+        }
         let reread = reread::block_of(&*context.fs, &self.path, self.footer.table_id, offset, raw.len());
         if reread.is_err() {
             context.counters.block_checked(false);
@@ -605,6 +591,16 @@ impl Storage {
         }
     }
 
+    /// As [`Storage::decompress`], of bytes that may be lost meanwhile: the decoder, which is not ours, sees some that do
+    /// not change, and what comes out was not lost before, since others will find it in the cache.
+    fn decompress_copy(&self, offset: u64, raw: &[u8]) -> Result<Arc<[u8]>> {
+        let copy = raw.to_vec();
+        if self.is_lost_after(&copy) {
+            return Err(self.lost(offset));
+        }
+        self.decompress(offset, &copy)
+    }
+
     fn decompress(&self, offset: u64, raw: &[u8]) -> Result<Arc<[u8]>> {
         let wrong = |what| self.damaged(offset, what);
         let mut out = zeros(block::decompressed_len(raw).map_err(wrong)?);
@@ -632,6 +628,12 @@ impl Storage {
         Error::corruption(&*self.path, offset, what)
     }
 
+    /// An error that nobody sees: whoever reads a guarded region does so again elsewhere.
+    #[cold]
+    fn lost(&self, offset: u64) -> Error {
+        self.damaged(offset, "this block was lost while it was read")
+    }
+
     /// The error that says what is wrong with block `index`.
     #[cold]
     pub(crate) fn damaged_block(&self, index: usize, what: Wrong) -> Error {
@@ -642,54 +644,12 @@ impl Storage {
     }
 }
 
-/// The whole file as a region, on the heap if it is small, mapped if that is wanted and can be had.
-fn whole_region(context: &TableContext, path: &Path, file: &dyn File, len: u64) -> Result<Option<Region>> {
-    if len <= context.heap_table_bytes {
-        return Ok(Some(Region::from_vec(read(file, 0, len, false)?)));
-    }
-    let unsafe_because = match context.point_reads.get() {
-        PointReads::Pread => return Ok(None),
-        PointReads::Mmap => None,
-        PointReads::Auto => match context.fs.medium(path.parent().unwrap_or(path))? {
-            Medium::Network => Some("they are on a network file system".to_owned()),
-            Medium::Shared => Some("other users own the directory or may write to it".to_owned()),
-            Medium::Local if file.is_shared()? => {
-                Some("other users own the file or may write to it".to_owned())
-            }
-            Medium::Local => None,
-        },
-    };
-    let mapped = match (unsafe_because, usize::try_from(len)) {
-        (Some(why), _) => Err(why),
-        (None, Err(_)) => Err("they are larger than the address space".to_owned()),
-        (None, Ok(len)) => file.map(len).map_err(|error| error.to_string()),
-    };
-    match mapped {
-        Ok(region) => {
-            region.advise(context.advice.get().of_data(), 0..region.len());
-            Ok(Some(region))
-        }
-        Err(why) => {
-            // Thousands of tables may have the same trouble: it is told once.
-            if context.counters.is_first_fallback() {
-                tracing::warn!(path = %path.display(), "tables are read by pread, not mapped: {why}");
-            }
-            Ok(None)
-        }
-    }
-}
-
-fn fill(file: &dyn File, bytes: &mut [u8], offset: u64, past_cache: bool) -> Result<()> {
-    let read = if past_cache { read_exact_past_cache_at } else { read_exact_at };
-    read(file, bytes, offset)
-}
-
-fn read(file: &dyn File, offset: u64, len: u64, past_cache: bool) -> Result<Vec<u8>> {
-    let len =
-        usize::try_from(len).map_err(|_| Error::corruption(file.path(), offset, "the table is too large"))?;
-    let mut bytes = vec![0; len];
-    fill(file, &mut bytes, offset, past_cache)?;
-    Ok(bytes)
+/// Counts and tells that a mapping has lost bytes.
+fn tell_loss(context: &TableContext, path: &Path) {
+    context.counters.lost_mapping();
+    let path = path.display();
+    tracing::warn!(%path, "a mapped page of this table could not be read: it is read by pread from here on. \
+        The device fails, or another program has changed the file: see what the kernel's log says, and verify the table");
 }
 
 /// Bytes to be filled in, allocated once.

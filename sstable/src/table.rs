@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use terrace_io::{Error, PAGE_BYTES, Result};
+use terrace_io::{Error, PAGE_BYTES, Region, Result};
 
 use crate::block::{BlockHead, EntryHead};
 use crate::context::{TableContext, TableFile, TableRemains};
@@ -19,7 +19,7 @@ use crate::key::compare_keys;
 use crate::locator::{self, Locator, Lookup};
 use crate::meta::{parse_table_file_name, table_file_name};
 use crate::observe::{Observer, ReadStep};
-use crate::reach::{InMemory, Reach};
+use crate::reach::{InMemory, Reach, Watched};
 use crate::storage::{Block, Storage};
 use crate::{
     Compression, Kind, LocatorHeader, Properties, ReadPath, ScanMode, Slice, TableCursor, TableMeta,
@@ -34,6 +34,8 @@ pub struct Table {
     meta: TableMeta,
     file: Arc<TableFile>,
     storage: OnceLock<Storage>,
+    /// The file as it is read once its mapping has lost bytes: by `pread`.
+    unmapped: OnceLock<Box<Storage>>,
     /// Held while the file is opened, so that it is opened once.
     opening: Mutex<()>,
     /// When it was last asked whether the file is in memory, and the answer.
@@ -83,6 +85,7 @@ impl Table {
             meta,
             file: file.for_table(),
             storage: OnceLock::new(),
+            unmapped: OnceLock::new(),
             opening: Mutex::new(()),
             residency: Mutex::new(None),
         })
@@ -110,8 +113,7 @@ impl Table {
 
     /// What the file's locator says of itself, if it has one that can be used.
     pub fn locator(&self) -> Result<Option<LocatorHeader>> {
-        let storage = self.storage()?;
-        Ok(storage.locator(&storage.metadata)?.map(|locator| locator.header))
+        self.read(|storage| Ok(storage.locator(&storage.metadata)?.map(|locator| locator.header)))
     }
 
     /// The newest version of `key` with a sequence number of at most `snapshot`, tombstones included; `None` if the
@@ -131,8 +133,25 @@ impl Table {
         if snapshot < self.meta.smallest_sequence {
             return Ok(None);
         }
-        let storage = self.storage()?;
-        self.get_in_reach(storage, &storage.metadata, key, snapshot, observer)
+        match self.unguarded() {
+            Some(storage) => self.get_in_reach(storage, &storage.metadata, key, snapshot, observer),
+            None => self.get_copied(key, snapshot, observer),
+        }
+    }
+
+    /// As [`Table::get_within`], from a table whose mapping may be lost at any time, or that is not open yet.
+    #[cold]
+    #[inline(never)]
+    fn get_copied<'t>(
+        &'t self,
+        key: &[u8],
+        snapshot: u64,
+        observer: &mut impl Observer,
+    ) -> Result<Option<Found<'t>>> {
+        self.read(|storage| {
+            let found = self.get_in_reach(storage, Watched(&storage.metadata), key, snapshot, observer)?;
+            Ok(if storage.is_guarded() { found.map(Found::copied) } else { found })
+        })
     }
 
     /// [`Table::get`] for a key that the table [spans](Table::spans), if that needs nothing that is not in memory:
@@ -143,8 +162,33 @@ impl Table {
             return Ok(None);
         }
         let Some(storage) = self.storage.get() else { return Err(Error::would_wait(self.path())) };
+        if storage.is_guarded() {
+            return self.get_resident_copied(storage, key, snapshot);
+        }
         let reach = InMemory::new(&storage.metadata);
         self.get_in_reach(storage, &reach, key, snapshot, &mut ())
+    }
+
+    /// As [`Table::get_resident`], from a table whose mapping may be lost at any time. Once it is, the answer comes by
+    /// `pread`, if the file has been opened that way: to open it is to wait.
+    #[cold]
+    #[inline(never)]
+    fn get_resident_copied<'t>(
+        &'t self,
+        guarded: &'t Storage,
+        key: &[u8],
+        snapshot: u64,
+    ) -> Result<Option<Found<'t>>> {
+        let would_wait = || Error::would_wait(self.path());
+        let storage: &Storage = match guarded.is_lost() {
+            true => self.unmapped.get().ok_or_else(would_wait)?,
+            false => guarded,
+        };
+        let reach = InMemory::new(&storage.metadata);
+        let found = self.get_in_reach(storage, &reach, key, snapshot, &mut ());
+        let found = found.map(|found| found.map(Found::copied));
+        storage.reach_end(&reach)?;
+        if storage.is_lost_after(&found) { Err(would_wait()) } else { found }
     }
 
     #[inline(always)]
@@ -313,10 +357,13 @@ impl Table {
         if key <= &*self.meta.smallest_key {
             return Ok(0);
         }
-        let storage = self.storage()?;
         if key > &*self.meta.largest_key {
-            return Ok(storage.footer.data_len);
+            return Ok(self.storage()?.footer.data_len);
         }
+        self.read(|storage| self.offset_in(storage, key))
+    }
+
+    fn offset_in(&self, storage: &Storage, key: &[u8]) -> Result<u64> {
         let first_sequence = |index| storage.first_sequence(&storage.metadata, &self.context, index);
         let index = storage.fences.locate(&storage.metadata, key, u64::MAX, first_sequence)?;
         let extent = storage.extent(index)?;
@@ -336,22 +383,18 @@ impl Table {
     /// Up to `count` keys at which the table can be divided, ascending, with about as many bytes between any two. None
     /// is above the largest key.
     pub fn dividing_keys(&self, count: usize) -> Result<Vec<Vec<u8>>> {
-        let storage = self.storage()?;
-        let blocks = storage.fences.len();
-        let mut keys = Vec::with_capacity(count);
-        for number in 1..=count {
-            let index = blocks * number / (count + 1);
-            let key = storage.fences.separator(&storage.metadata, index)?;
-            if index > 0 && keys.last() != Some(&key) {
-                keys.push(key);
-            }
-        }
-        Ok(keys)
+        self.read(|storage| dividing_keys(storage, count))
     }
 
     /// How point reads reach its data blocks. `None` before its first use.
     pub fn read_path(&self) -> Option<ReadPath> {
-        self.storage.get().map(Storage::read_path)
+        let storage = self.storage.get()?;
+        Some(if storage.is_lost() { ReadPath::Pread } else { storage.read_path() })
+    }
+
+    /// Whether its mapping has lost bytes while it was guarded ([`terrace_io::sigbus`]), so that it is read by `pread`.
+    pub fn has_lost_mapping(&self) -> bool {
+        self.storage.get().is_some_and(Storage::has_lost_mapping)
     }
 
     /// Keeps in memory what gets need of the table's metadata, as long as the table lives: locked, or copied where the
@@ -361,7 +404,7 @@ impl Table {
     /// # Errors
     /// If the table cannot be opened, or its metadata neither locked nor copied.
     pub fn pin_metadata(&self) -> Result<()> {
-        self.storage()?.pin_metadata(&self.context)
+        self.read(|storage| storage.pin_metadata(&self.context))
     }
 
     /// [`Table::read_path`], once nobody is opening the table: after this, it is by what the context says now.
@@ -382,20 +425,26 @@ impl Table {
     /// How many bytes of the file's mapping are in memory. `None` if it is not open, not mapped, or the operating
     /// system does not say.
     pub fn resident_bytes(&self) -> Option<u64> {
-        self.storage.get()?.metadata.region().resident_bytes()
+        self.mapping()?.resident_bytes()
     }
 
     /// How many bytes of the file are mapped.
     pub fn mapped_bytes(&self) -> u64 {
-        let region = self.storage.get().map(|storage| storage.metadata.region());
-        region.filter(|region| region.is_mapped()).map_or(0, |region| region.len() as u64)
+        self.mapping().map_or(0, |region| region.len() as u64)
+    }
+
+    /// The mapping that it is read by.
+    fn mapping(&self) -> Option<&Region> {
+        let storage = self.storage.get().filter(|storage| !storage.is_lost())?;
+        Some(storage.metadata.region()).filter(|region| region.is_mapped())
     }
 
     /// How many bytes of heap the table takes: filter, and whatever of the file was read instead of mapped.
     pub fn heap_bytes(&self) -> u64 {
         let keys_len = self.meta.smallest_key.len() + self.meta.largest_key.len();
         let own = (size_of::<Table>() + keys_len) as u64;
-        own + self.storage.get().map_or(0, Storage::heap_bytes)
+        let storages = self.storage.get().into_iter().chain(self.unmapped.get().map(|storage| &**storage));
+        own + storages.map(Storage::heap_bytes).sum::<u64>()
     }
 
     /// Whether nearly all of the file is in memory, so that reading it through the mapping costs no faults.
@@ -411,13 +460,64 @@ impl Table {
         }
     }
 
+    /// The open file, if its mapping is not guarded: then nothing of it is ever lost. `None` also if it is not open.
+    #[inline]
+    pub(crate) fn unguarded(&self) -> Option<&Storage> {
+        self.storage.get().filter(|storage| !storage.is_guarded())
+    }
+
     /// The open file.
     #[inline]
     pub(crate) fn storage(&self) -> Result<&Storage> {
+        match self.unguarded() {
+            Some(storage) => Ok(storage),
+            None => self.guarded(),
+        }
+    }
+
+    /// [`Table::storage`] of a table that is guarded or not open yet.
+    #[cold]
+    #[inline(never)]
+    fn guarded(&self) -> Result<&Storage> {
         match self.storage.get() {
+            Some(storage) if storage.is_lost() => self.unmapped(storage),
             Some(storage) => Ok(storage),
             None => self.open(),
         }
+    }
+
+    /// Does something with the open file that keeps nothing of it. If the mapping turns out to be lost by the time it is
+    /// done, whatever came of it, an error too, is thrown away, and it is done again by `pread`.
+    #[inline]
+    pub(crate) fn read<'t, R>(&'t self, mut operation: impl FnMut(&'t Storage) -> Result<R>) -> Result<R> {
+        let storage = self.storage()?;
+        let result = operation(storage);
+        if storage.is_lost_after(&result) {
+            drop(result);
+            return operation(self.unmapped(storage)?);
+        }
+        result
+    }
+
+    /// The file by `pread`, since `lost`, its mapping, has lost bytes.
+    #[cold]
+    fn unmapped(&self, lost: &Storage) -> Result<&Storage> {
+        if let Some(storage) = self.unmapped.get() {
+            return Ok(storage);
+        }
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(storage) = self.unmapped.get() {
+            return Ok(storage);
+        }
+        lost.tell_loss(&self.context);
+        let storage = Storage::open_by_pread(&self.context, &self.file.path, Some(&self.meta))?;
+        self.expect_known(&storage)?;
+        Ok(self.unmapped.get_or_init(|| Box::new(storage)))
+    }
+
+    /// Whether the mapping was lost by the time that `result` had been read from it.
+    pub(crate) fn is_lost_after<T>(&self, result: &T) -> bool {
+        self.storage.get().is_some_and(|storage| storage.is_lost_after(result))
     }
 
     #[cold]
@@ -427,6 +527,12 @@ impl Table {
             return Ok(storage);
         }
         let storage = Storage::open(&self.context, &self.file.path, Some(&self.meta))?;
+        self.expect_known(&storage)?;
+        Ok(self.storage.get_or_init(|| storage))
+    }
+
+    /// An error, if the file is not the one that the manifest knows.
+    fn expect_known(&self, storage: &Storage) -> Result<()> {
         let (properties, meta) = (&storage.properties, &self.meta);
         if properties.entries != meta.entries
             || properties.smallest_key != meta.smallest_key
@@ -435,10 +541,10 @@ impl Table {
             let what = "the table's properties are not those that the manifest knows";
             return Err(Error::corruption(&*self.file.path, storage.footer.meta_offset(), what));
         }
-        Ok(self.storage.get_or_init(|| storage))
+        Ok(())
     }
 
-    /// Has every page of a range of the region, which has been read from, come into memory, and waits for that.
+    /// Has every page of a range of the region, which has been read from and is not guarded, come into memory, and waits for that.
     pub(crate) fn bring_in(&self, range: &Range<usize>) {
         let region = self.storage.get().map(|storage| storage.metadata.region());
         let Some(region) = region.filter(|region| region.is_mapped()) else { return };
@@ -457,7 +563,7 @@ impl Table {
         &self.context
     }
 
-    /// The region of a table that has been read from.
+    /// The region of a table that has been read from, and is not guarded.
     #[inline]
     pub(crate) fn region_bytes(&self) -> &[u8] {
         self.storage.get().expect("a table that was read from is open").metadata.region()
@@ -480,6 +586,19 @@ impl fmt::Debug for Table {
             .field("meta", &self.meta)
             .finish_non_exhaustive()
     }
+}
+
+fn dividing_keys(storage: &Storage, count: usize) -> Result<Vec<Vec<u8>>> {
+    let blocks = storage.fences.len();
+    let mut keys = Vec::with_capacity(count);
+    for number in 1..=count {
+        let index = blocks * number / (count + 1);
+        let key = storage.fences.separator(&storage.metadata, index)?;
+        if index > 0 && keys.last() != Some(&key) {
+            keys.push(key);
+        }
+    }
+    Ok(keys)
 }
 
 /// What [`Table::get`] found: a version of a key. Borrows the table.
@@ -509,6 +628,16 @@ impl<'t> Found<'t> {
             }
         };
         Found { sequence: entry.sequence, kind: entry.kind as u64, value }
+    }
+
+    /// The same, with a value that is its own.
+    #[inline]
+    fn copied(self) -> Found<'t> {
+        let value = match self.value {
+            Value::Region(bytes) => Value::Shared(Arc::from(bytes), 0..bytes.len() as u32),
+            shared @ Value::Shared(..) => shared,
+        };
+        Found { value, ..self }
     }
 
     /// What it does to the key.

@@ -11,6 +11,7 @@ use terrace_io::{Advice, CacheUse, OpenMode, ResidentPages, Result, ScanReader};
 
 use crate::block::{self, BlockHead, EntryHead, Wrong};
 use crate::cursor::{Cursor, ScanMode};
+use crate::reach::Watched;
 use crate::storage::Block;
 use crate::{Kind, Slice, Table};
 
@@ -38,7 +39,7 @@ pub struct TableCursor {
     residency: Option<ResidentPages>,
     /// Whether the block that is held was.
     was_resident: bool,
-    /// What streamed blocks are decompressed into, once there was one.
+    /// What streamed blocks are decompressed into, and blocks of a guarded region copied, once there was one.
     scratch: Option<Arc<Vec<u8>>>,
     held: Held,
     head: BlockHead,
@@ -56,10 +57,10 @@ pub struct TableCursor {
 #[derive(Debug)]
 enum Held {
     Nothing,
-    /// Bytes of the table's region.
+    /// Bytes of the table's region, which is not guarded.
     Region(Range<usize>),
     Shared(Arc<[u8]>),
-    /// A part of a window, or decompressed bytes.
+    /// A part of a window, decompressed bytes, or a copy of bytes of a guarded region.
     Buffer(Arc<Vec<u8>>, Range<usize>),
 }
 
@@ -156,7 +157,7 @@ impl TableCursor {
         }
         if self.run < LONG_SCAN_BLOCKS {
             if self.run % PREFETCH_BLOCKS == PREFETCH_AFTER_BLOCKS {
-                let here = storage.extent(self.index)?;
+                let here = self.table.read(|storage| storage.extent(self.index))?;
                 let ahead =
                     PREFETCH_BYTES_MAX.min(PREFETCH_BLOCKS as usize * (here.end - here.start) as usize);
                 let (start, end) = (here.start as usize, here.end as usize);
@@ -210,6 +211,34 @@ impl TableCursor {
     }
 
     fn hold(&mut self, index: usize) -> Result<Held> {
+        if self.table.unguarded().is_some() {
+            self.hold_once::<false>(index)
+        } else {
+            self.hold_guarded(index)
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn hold_guarded(&mut self, index: usize) -> Result<Held> {
+        if !self.table.storage()?.is_guarded() {
+            // Just opened, or known to be lost and read by `pread`.
+            return self.hold_apart(index);
+        }
+        let held = self.hold_apart(index);
+        if self.table.is_lost_after(&held) { self.hold_apart(index) } else { held }
+    }
+
+    /// Apart from the way of unguarded tables, so that this stays in one piece.
+    #[inline(never)]
+    fn hold_apart(&mut self, index: usize) -> Result<Held> {
+        self.hold_once::<true>(index)
+    }
+
+    /// As [`TableCursor::hold`], to be believed unless the mapping was lost meanwhile. Keeps nothing of a guarded one.
+    /// `MAY_BE_LOST`, unless it is known that the table is not guarded.
+    #[inline(always)]
+    fn hold_once<const MAY_BE_LOST: bool>(&mut self, index: usize) -> Result<Held> {
         if let ScanMode::Stream(cache_use) = self.mode
             && self.reader.is_none()
         {
@@ -221,7 +250,18 @@ impl TableCursor {
         }
         let (storage, context) = (self.table.storage()?, self.table.context());
         let Some(reader) = &mut self.reader else {
-            return Ok(match storage.block(context, index, self.run < CACHED_BLOCKS)? {
+            let keep = self.run < CACHED_BLOCKS;
+            let block = match MAY_BE_LOST {
+                false => storage.block(context, index, keep)?,
+                true => storage.block_in_reach(Watched(&storage.metadata), context, index, keep)?,
+            };
+            return Ok(match block {
+                Block::Region { bytes, .. } if MAY_BE_LOST && storage.is_guarded() => {
+                    let copy = unshared(&mut self.scratch);
+                    copy.clear();
+                    copy.extend_from_slice(bytes);
+                    Held::Buffer(Arc::clone(self.scratch.get_or_insert_default()), 0..bytes.len())
+                }
                 Block::Region { bytes, start } => Held::Region(start..start + bytes.len()),
                 Block::Shared(bytes) => Held::Shared(bytes),
             });
@@ -244,27 +284,36 @@ impl TableCursor {
         }
         let wrong = |what| storage.damaged(extent.start, what);
         let len = block::decompressed_len(raw).map_err(wrong)?;
-        let scratch = self.scratch.get_or_insert_default();
-        if Arc::get_mut(scratch).is_none() {
-            *scratch = Arc::default();
-        }
-        let out = Arc::get_mut(scratch).expect("nobody else has the scratch buffer");
+        let out = unshared(&mut self.scratch);
         out.resize(len, 0);
         block::decompress(raw, out).map_err(wrong)?;
-        Ok(Held::Buffer(Arc::clone(scratch), 0..len))
+        Ok(Held::Buffer(Arc::clone(self.scratch.get_or_insert_default()), 0..len))
     }
 
     /// Goes to the block that has the first entry at or after `(key, sequence)`, or else to the one before it, and
     /// says in which slot it would be.
     fn approach(&mut self, key: &[u8], sequence: u64) -> Result<usize> {
         self.restart();
-        let (storage, context) = (self.table.storage()?, self.table.context());
-        let index = storage.fences.locate(&storage.metadata, key, sequence, |index| {
-            storage.first_sequence(&storage.metadata, context, index)
-        })?;
+        let index = match self.table.unguarded() {
+            Some(storage) => storage.fences.locate(&storage.metadata, key, sequence, |index| {
+                storage.first_sequence(&storage.metadata, self.table.context(), index)
+            })?,
+            None => self.locate_guarded(key, sequence)?,
+        };
         self.load(index)?;
         let sought = self.head.seek(self.block(), key, sequence);
         sought.map(|sought| sought.slot).map_err(|what| self.wrong(what))
+    }
+
+    /// As the search of [`TableCursor::approach`], in a table whose mapping may be lost at any time, or that is not open yet.
+    #[cold]
+    #[inline(never)]
+    fn locate_guarded(&self, key: &[u8], sequence: u64) -> Result<usize> {
+        let context = self.table.context();
+        self.table.read(|storage| {
+            let reach = Watched(&storage.metadata);
+            storage.fences.locate(reach, key, sequence, |index| storage.first_sequence(reach, context, index))
+        })
     }
 
     fn next_block(&mut self) -> Result<()> {
@@ -305,6 +354,15 @@ impl TableCursor {
     fn assert_valid(&self) {
         assert!(self.valid, "the cursor stands on an entry");
     }
+}
+
+/// A buffer that nobody else has: the one that is kept, if that is so.
+fn unshared(scratch: &mut Option<Arc<Vec<u8>>>) -> &mut Vec<u8> {
+    let scratch = scratch.get_or_insert_default();
+    if Arc::get_mut(scratch).is_none() {
+        *scratch = Arc::default();
+    }
+    Arc::get_mut(scratch).expect("nobody else has the scratch buffer")
 }
 
 impl Cursor for TableCursor {

@@ -51,8 +51,10 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Runs a tool and says on standard error why it failed, if it did.
+/// Runs a tool, with mappings guarded, and says on standard error why it failed, if it did.
 pub fn run(name: &str, body: impl FnOnce() -> Result) -> ExitCode {
+    // A page that cannot be read is an error of the command, not its end. Where there is no such guard, nothing changes.
+    let _ = terrace::sigbus::install();
     let (message, code) = match body() {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use terrace::{Durability, KeyspaceOptions, Options};
+use terrace::{Durability, KeyspaceOptions, Options, sigbus};
 use terrace_benches::{Key, Records, scratch_directory, touch};
 
 /// Records in the database that is read.
@@ -49,6 +49,10 @@ enum Operation {
     GetWith,
     GetMissing,
     GetBesideMemtables,
+    /// With the guard against `SIGBUS` on, as the ones below.
+    GuardedGet,
+    GuardedGetMissing,
+    GuardedCursorNext,
     /// Of 32 keys.
     MultiGet,
     CursorSeek,
@@ -63,6 +67,10 @@ impl Operation {
     fn name(self) -> String {
         let value = self.to_possible_value().expect("no operation is left out");
         value.get_name().to_owned()
+    }
+
+    fn is_guarded(self) -> bool {
+        matches!(self, Operation::GuardedGet | Operation::GuardedGetMissing | Operation::GuardedCursorNext)
     }
 }
 
@@ -167,6 +175,9 @@ fn count(operation: Operation, directory: &Path) -> Outcome<f64> {
 
 /// Does the operation so often to warm up, and as often again to be counted.
 fn run(operation: Operation, directory: &Path) -> Outcome<()> {
+    if operation.is_guarded() {
+        sigbus::install()?;
+    }
     let db = Options::new().durability(Durability::Buffered).open(directory)?;
     let records = Records::new(RECORDS);
     let (hits, misses) = (records.hits(OPERATIONS), records.misses(2 * OPERATIONS));
@@ -177,9 +188,9 @@ fn run(operation: Operation, directory: &Path) -> Outcome<()> {
     // Every block is checked once.
     db.iter()?.try_for_each(|entry| entry.map(|_| ()))?;
     match operation {
-        Operation::Get => twice(|| Ok(db.get(hit())?.as_deref().map(touch))),
+        Operation::Get | Operation::GuardedGet => twice(|| Ok(db.get(hit())?.as_deref().map(touch))),
         Operation::GetWith => twice(|| db.get_with(hit(), touch)),
-        Operation::GetMissing => twice(|| db.get_with(miss(), touch)),
+        Operation::GetMissing | Operation::GuardedGetMissing => twice(|| db.get_with(miss(), touch)),
         Operation::GetBesideMemtables => {
             (0..OPERATIONS).try_for_each(|_| db.put(miss(), [7; 100]))?;
             twice(|| db.get_with(hit(), touch))
@@ -192,7 +203,7 @@ fn run(operation: Operation, directory: &Path) -> Outcome<()> {
             let mut cursor = db.cursor()?;
             twice(|| Ok(cursor.seek(hit())?.then(|| touch(cursor.value()))))
         }
-        Operation::CursorNext => {
+        Operation::CursorNext | Operation::GuardedCursorNext => {
             let mut cursor = db.cursor()?;
             twice(|| Ok((cursor.next()? || cursor.seek_to_first()?).then(|| touch(cursor.value()))))
         }

@@ -32,12 +32,20 @@ pub(super) fn pin(mapping: &Mmap, file: &fs::File, range: Range<usize>) -> io::R
     replace(mapping, file, range).map(|()| Pin::Copied)
 }
 
+/// Where the last page of a mapping begins.
+pub(super) fn last_page(len: usize) -> usize {
+    len.saturating_sub(1) / page_bytes() * page_bytes()
+}
+
+fn page_bytes() -> usize {
+    // SAFETY: `sysconf` has no preconditions.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(crate::PAGE_BYTES)
+}
+
 /// Puts a copy of the range in its place, read from the file.
 #[cfg(target_os = "linux")]
 fn replace(mapping: &Mmap, file: &fs::File, range: Range<usize>) -> io::Result<()> {
-    // SAFETY: `sysconf` has no preconditions.
-    let page_bytes =
-        usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(crate::PAGE_BYTES);
+    let page_bytes = page_bytes();
     let start = range.start / page_bytes * page_bytes;
     let end = range.end.next_multiple_of(page_bytes);
     let mut copy = MmapMut::map_anon(end - start)?;
@@ -171,6 +179,31 @@ mod tests {
             };
             replace(mapping, &file, 0..len).unwrap();
             assert_eq!(*region, all[..len]);
+        }
+    }
+
+    /// Whatever is kept in memory of a guarded region, its end shows that the file was cut.
+    #[test]
+    fn the_last_page_of_a_guarded_region_is_never_a_copy() {
+        crate::sigbus::install().unwrap();
+        let all = vec![7; 10 * crate::PAGE_BYTES];
+        for range in [0..all.len(), 4096..8192, all.len() - 4097..all.len(), all.len() - 1..all.len()] {
+            let file = file(&all);
+            let region = Region::map(&file, all.len()).unwrap();
+            region.pin(&file, range.clone()).unwrap();
+            let super::super::Backing::Mapped { mapping, .. } = &region.backing else {
+                panic!("it is mapped")
+            };
+            if let Some(range) = region.pinnable(range.clone()) {
+                replace(mapping, &file, range).unwrap();
+            }
+            assert_eq!(*region, all[..]);
+            file.set_len(all.len() as u64 - 10).unwrap();
+            let (cut, is_set) = (all.len() - 10, || region.poison().unwrap().is_set());
+            assert_eq!((region[cut - 1], region[cut], is_set()), (7, 0, false), "{range:?}");
+            file.set_len(4096).unwrap();
+            assert_eq!((region[cut - 1], is_set()), (0, true), "{range:?}");
+            assert!(region.iter().all(|byte| *byte == 0), "copies are gone too");
         }
     }
 

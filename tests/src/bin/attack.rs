@@ -42,6 +42,7 @@ const ATTACKS: &[Attack] = &[
     attack("backup", "every_changed_byte_of_a_directory_is_found", 2, 1),
     attack("backup_faults", "a_backup_fails_without_a_trace", 3, 1),
     attack("real_faults", "a_full_disk_under_load_loses_nothing", 1, 1),
+    attack("sigbus", "a_file_that_is_cut_while_it_is_read_gives_errors_and_no_wrong_answers", 2, 1),
     attack("damage", "every_flipped_bit_of_a_table_is_noticed", 6, 3),
     attack("damage", "every_cut_of_a_table_is_noticed", 1, 3),
     attack("damage", "pieces_of_a_table_in_the_wrong_place_are_noticed", 1, 3),

@@ -334,3 +334,31 @@ fn wrong_usage_is_exit_code_two() {
     }
     assert!(place.names("").is_empty());
 }
+
+/// Without the guard of `terrace::sigbus` it would be killed by a signal. The scan waits for its reader while the tables
+/// are cut.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_table_that_is_cut_under_a_scan_is_an_error() {
+    let place = Place::new();
+    let lines: String = (0..30_000).map(|index| format!("{index:08}\t{}\n", "v".repeat(100))).collect();
+    place.run_with("terrace", &["load", "db"], lines.as_bytes()).ok();
+    place.run("terrace", &["compact", "db"]).ok();
+    let mut scan = place.command("terrace");
+    let mut scan = scan.args(["scan", "db"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut out = BufReader::new(scan.stdout.take().unwrap());
+    let mut printed = String::new();
+    out.read_line(&mut printed).unwrap();
+    for name in place.names("db").iter().filter(|name| name.ends_with(".sst")) {
+        let table = std::fs::OpenOptions::new().write(true).open(place.path("db").join(name)).unwrap();
+        table.set_len(4096).unwrap();
+    }
+    out.read_to_string(&mut printed).unwrap();
+    assert!(lines.starts_with(&printed) && printed.len() < lines.len(), "{} bytes", printed.len());
+    let ended = scan.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(2), "{}: {said}", ended.status);
+    let last = said.lines().last().unwrap();
+    assert!(last.starts_with("terrace: ") && last.contains(".sst is damaged"), "{said}");
+    assert!(said.contains("a mapped page of this table could not be read"), "{said}");
+}

@@ -98,7 +98,9 @@ fn troubles(health: &Health) -> Vec<String> {
         .map(|(keyspace, error)| format!("the last compaction of keyspace {keyspace:?} failed: {error}"));
     let missing = health.missing_tables.iter().map(|path| format!("{} is missing", path.display()));
     let damaged = health.damaged.iter().map(ToString::to_string);
-    poisoned.chain(flush).chain(compactions).chain(missing).chain(damaged).collect()
+    let lost = health.lost_mappings.iter();
+    let lost = lost.map(|path| format!("a mapped page of {} could not be read", path.display()));
+    poisoned.chain(flush).chain(compactions).chain(missing).chain(damaged).chain(lost).collect()
 }
 
 fn as_json(metrics: &Metrics, health: &Health, size: &DirectorySize) -> Value {
