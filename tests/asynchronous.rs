@@ -360,11 +360,17 @@ fn writes_join_groups_and_wait_for_no_sync_but_their_own() {
             watch.is_reactor();
             watch.set(&watch.are_syncs_shut, true);
             let mut puts = JoinSet::new();
+            let begun = Arc::new(AtomicUsize::new(0));
             for number in 0..1_000 {
-                let db = db.clone();
-                puts.spawn(async move { db.put(key(number), value(number)).await });
+                let (db, begun) = (db.clone(), begun.clone());
+                puts.spawn(async move {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    db.put(key(number), value(number)).await
+                });
             }
-            yield_now().await;
+            while begun.load(Ordering::SeqCst) < 1_000 {
+                yield_now().await;
+            }
             eventually("a sync is held up", || watch.held_up.load(Ordering::SeqCst) > 0);
             assert!(poll_once(pin!(puts.join_next())).await.is_none(), "no synced put can be done");
             db.put_with("buffered", "put", Durability::Buffered).await.unwrap();

@@ -286,7 +286,7 @@ impl Table {
             if located.has_key(key) {
                 if located.entry.sequence <= snapshot {
                     counters.locator_positive(true);
-                    if self.context.marks_use.load(Ordering::Relaxed) {
+                    if R::WAITS && self.context.marks_use.load(Ordering::Relaxed) {
                         storage.mark_used(location.block);
                     }
                     return Ok(Some(Found::new(located.block, located.entry)));
@@ -307,10 +307,10 @@ impl Table {
     }
 
     /// By the fences.
-    fn find<'t>(
+    fn find<'t, R: Reach<'t>>(
         &'t self,
         storage: &'t Storage,
-        reach: impl Reach<'t>,
+        reach: R,
         key: &[u8],
         snapshot: u64,
         observer: &mut impl Observer,
@@ -325,7 +325,8 @@ impl Table {
             let sought = BlockHead::read(&block).and_then(|head| head.seek(&block, key, snapshot));
             match sought.map_err(|what| storage.damaged_block(index, what))?.entry {
                 Some((entry, true)) => {
-                    if self.context.marks_use.load(Ordering::Relaxed) {
+                    // A page that has gone meanwhile would be read again, and waited for.
+                    if R::WAITS && self.context.marks_use.load(Ordering::Relaxed) {
                         storage.mark_used(index);
                     }
                     return Ok(Some(Found::new(block, entry)));

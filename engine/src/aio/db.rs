@@ -27,11 +27,15 @@ use crate::scrub::{ScrubOptions, ScrubReport};
 /// are not needed. The pool must not be full of work that waits for these futures. (Under memory pressure there is one exception: [`Keyspace::get_if_resident`](crate::Keyspace::get_if_resident).)
 ///
 /// A future that is dropped before its first poll has done nothing. Dropped later, a read leaves nothing behind; a write,
-/// or any other change, happens all the same, and completely.
+/// or any other change, happens all the same, and completely; but perhaps later than another one that is begun after it:
+/// writes of each [`Durability`] are committed in the order in which they were first polled, and a dropped write of one may
+/// come after an awaited one of the other, or after a clear. Nothing bounds what dropped writes may wait to be
+/// written: who gives up on writes after some time should not begin them anew at once.
 ///
 /// Clone it instead of making a second one of the same [`Db`]: clones share their threads, and so their groups of writes.
 /// Each method does what that of the same name of [`Db`] does; what is said here is what differs. Dropping the last handle
-/// never waits.
+/// never waits for the log or for writes; after a close, and of a database that is open for reading only, it unmaps tables,
+/// which takes longer the more of them is in memory.
 ///
 /// ```
 /// use terrace::AsyncDb;

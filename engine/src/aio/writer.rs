@@ -49,9 +49,11 @@ impl Job for Write {
         let requests: Vec<Request<'_>> = jobs.iter().map(|job| job.request.borrowed()).collect();
         // All jobs of a lane are of one database, and want the same.
         let outcomes = first.handle.core.write_group(&requests, first.durability);
-        for (job, outcome) in jobs.into_iter().zip(outcomes) {
+        // The handles go first: whoever is told may drop the last one of theirs, and open the database again.
+        let told: Vec<_> = jobs.into_iter().map(|job| job.told).collect();
+        for (told, outcome) in told.into_iter().zip(outcomes) {
             // Whoever does not listen any more has dropped the future.
-            let _ = job.told.send(outcome);
+            let _ = told.send(outcome);
         }
     }
 }

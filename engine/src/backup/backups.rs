@@ -206,7 +206,7 @@ impl Backups {
             let mut received = HashSet::new();
             while let Some(table) = reader.next_table()? {
                 received.insert(table.key);
-                // It comes whether it is here or not; then this one is as good.
+                // It comes whether it is here or not; one that is here and sound stays.
                 backup.add(&table, None, |path| reader.take_table(&table, &*fs, path))?;
             }
             for table in &manifest.tables {

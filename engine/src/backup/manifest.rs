@@ -1,7 +1,7 @@
 //! The manifest of a backup: which tables it consists of, and what they are to the database. Plain data, and its bytes:
 //! `docs/format.md` §5.2. Frozen.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use terrace_io::{Checksum, Error, File, FileSystem, OpenMode, Result, read_exact_at};
@@ -195,11 +195,21 @@ impl BackupManifest {
         let mut catalog = Catalog::default();
         apply(&mut catalog, edit, path, offset)?;
         check_whole(&catalog, catalog.database_id, path)?;
-        let of = |(meta, &tail_crc): (TableMeta, &u32)| {
-            let key = TableKey { table_id: meta.table_id, file_len: meta.file_len, tail_crc };
-            BackupTable { key, meta }
+        if catalog.last_sequence.checked_add(1) != Some(catalog.log_first_sequence) {
+            return damaged("the log of the manifest does not begin behind its tables");
+        }
+        // In the order of the catalog, in which it is written again.
+        let sums: HashMap<u64, u32> =
+            metas.iter().map(|meta| meta.number).zip(sums.iter().copied()).collect();
+        let of = |change: Change| match change {
+            Change::TableAdded { meta, .. } => {
+                let tail_crc = sums[&meta.number];
+                let key = TableKey { table_id: meta.table_id, file_len: meta.file_len, tail_crc };
+                Some(BackupTable { key, meta })
+            }
+            _ => None,
         };
-        let tables: Vec<BackupTable> = metas.into_iter().zip(sums).map(of).collect();
+        let tables: Vec<BackupTable> = catalog.snapshot().into_iter().filter_map(of).collect();
         let mut seen = HashSet::new();
         if !tables.iter().all(|table| seen.insert(table.key)) {
             return damaged("the manifest names a table twice");
@@ -247,6 +257,7 @@ mod tests {
             Change::TableAdded { keyspace: 0, level: 3, meta: meta(3, "m", "n") },
             Change::TableAdded { keyspace: 0, level: 3, meta: meta(4, "a", "c") },
             Change::KeyspaceFlushed { id: 0, through: 12 },
+            Change::SegmentsRetired { below: 1, first_sequence: 13 },
         ];
         edit.extend(more);
         edit.into_iter().for_each(|change| catalog.apply(change).unwrap());
@@ -312,6 +323,17 @@ mod tests {
                 let _ = forged(|bytes| bytes[at] ^= flip);
             }
         }
+    }
+
+    /// What is written to the log of a database that is restored must not be taken for something else.
+    #[test]
+    fn a_log_that_begins_elsewhere_is_refused() {
+        let begins_at = |first_sequence| {
+            let more = vec![Change::SegmentsRetired { below: 1, first_sequence }];
+            decode(&manifest(more).encode())
+        };
+        assert!(begins_at(13).is_ok());
+        assert!(begins_at(14).unwrap_err().is_corruption());
     }
 
     #[test]
