@@ -669,7 +669,9 @@ fn what_has_failed_in_the_manifest_takes_nothing_away() {
             "drop" => writer.drop_keyspace("dropped"),
             _ => writer.flush(),
         };
-        outcome.unwrap_err();
+        // A flush is tried again by itself, perhaps before its error is told.
+        assert!(outcome.is_err() || step == "flush", "{step}");
+        assert_eq!(faults.injected(), 1, "{step}");
         // What it shows of that is between; but a table that is not there must not be shown.
         let seen = reader.refresh();
         match step {
